@@ -1,0 +1,1 @@
+"""SRGAN on Ray: photographs in, a generator and an upscaling endpoint out. Importing this package does nothing."""

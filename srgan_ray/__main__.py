@@ -1,0 +1,3 @@
+from srgan_ray.cli import main
+
+main()

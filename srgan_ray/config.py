@@ -1,0 +1,89 @@
+"""The two stages' settings, composed of the parts' own, and the named recipes.
+
+A command line, `config.json` in a run, a checkpoint and a search all use the same fields under the same dotted paths.
+"""
+
+import dataclasses
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from srgan_ray.data.crops import CropConfig
+from srgan_ray.errors import InputError
+from srgan_ray.models.discriminator import DiscriminatorConfig
+from srgan_ray.models.generator import GeneratorConfig
+from srgan_ray.models.perceptual import CACHED
+from srgan_ray.models.precision import PRECISIONS
+from srgan_ray.training.loop import LoopConfig
+
+T = TypeVar("T")
+Flat = tyro.conf.arg(name="")  # the part's flags stand without its name before them
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What both stages have in common."""
+
+    data: str
+    """Shard set: the folder that `prepare` wrote."""
+    out: str
+    """Run folder. Started again on the same folder, a run goes on where it stopped."""
+    crops: Annotated[CropConfig, Flat] = CropConfig()
+    loop: Annotated[LoopConfig, Flat] = LoopConfig()
+    num_workers: int = 1
+    """Training processes; each takes an equal part of every batch."""
+    learning_rate: float = 1e-4
+    """Adam's, for every network of the stage."""
+    precision: str = "auto"
+    """bf16, fp32, or auto: bf16 where the hardware multiplies it natively."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise InputError(f"--num-workers {self.num_workers}; wanted 1 or more")
+        if not self.learning_rate > 0:
+            raise InputError(f"--learning-rate {self.learning_rate}; wanted more than 0")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"--precision {self.precision}; wanted one of {', '.join(PRECISIONS)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig(RunConfig):
+    """SRResNet: the generator alone, mean squared error."""
+
+    generator: GeneratorConfig = GeneratorConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """SRGAN: generator and discriminator in turn, from a pretrained generator."""
+
+    init: str = tyro.MISSING
+    """The pretrained generator: a run folder or a generator file."""
+    loop: Annotated[LoopConfig, Flat] = LoopConfig(steps=5000, learning_rate_drop_at=0.5)
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    adversarial_weight: float = 1e-3
+    """Weight of the adversarial loss beside the content loss (equation 3)."""
+    vgg_weights: str = CACHED
+    """VGG19's weights: cached (torchvision's download, if it is there), imagenet (downloads it), a FILE, or random."""
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain values, for JSON; the stage is told by its own key."""
+    return {"stage": STAGE_NAMES[type(config)], **dataclasses.asdict(config)}
+
+
+def from_dict(values: dict[str, Any]) -> RunConfig:
+    """The config that `to_dict` gave. Raises InputError for an unknown key."""
+    stage = {name: config_type for config_type, name in STAGE_NAMES.items()}[values["stage"]]
+    return _build(stage, {key: value for key, value in values.items() if key != "stage"})
+
+
+def _build(config_type: type[T], values: dict[str, Any]) -> T:
+    fields = {field.name: field for field in dataclasses.fields(config_type)}
+    if unknown := set(values) - set(fields):
+        raise InputError(f"unknown setting {min(unknown)}; wanted one of {', '.join(fields)}")
+    parts = {name: type(field.default) for name, field in fields.items() if dataclasses.is_dataclass(field.default)}
+    return config_type(**{k: _build(parts[k], v) if k in parts else v for k, v in values.items()})  # type: ignore
+
+
+STAGE_NAMES: dict[type[RunConfig], str] = {PretrainConfig: "pretrain", TrainConfig: "train"}

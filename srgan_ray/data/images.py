@@ -1,0 +1,114 @@
+"""Bytes and pixels: the one place where images are decoded and encoded and where value ranges change.
+
+A decoded image is `uint8`, RGB, (height, width, 3). What the networks see is `float32` in [0, 1], (…, 3, height,
+width). Nothing else in the project converts between the two.
+"""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
+WRITABLE_FORMATS = ("png", "jpeg", "webp")
+MAX_DECODED_PIXELS = 100_000_000
+
+
+class UnreadableImage(ValueError):
+    """The bytes are not an image, or a damaged one."""
+
+
+class UnsupportedFormat(UnreadableImage):
+    """The bytes are an image of a format outside READABLE_FORMATS."""
+
+
+class TooManyPixels(UnreadableImage):
+    """The header announces more pixels than may be decoded."""
+
+
+class Header(NamedTuple):
+    """What an image says about itself before it is decoded; the sizes are those before EXIF orientation."""
+
+    format: str
+    width: int
+    height: int
+
+
+def read_header(encoded: bytes) -> Header:
+    """Format and size of encoded image bytes, told by their content, without decoding the pixels.
+
+    Raises UnreadableImage, UnsupportedFormat, or TooManyPixels.
+    """
+    image = _open(encoded)
+    return Header(str(image.format), image.width, image.height)
+
+
+def decode(encoded: bytes) -> np.ndarray:
+    """Encoded image bytes to `uint8` RGB (H, W, 3), upright (EXIF orientation applied).
+
+    16-bit grey is scaled to 8 bit, transparency is laid over white. Raises UnreadableImage, UnsupportedFormat, or
+    TooManyPixels.
+    """
+    image = _open(encoded)
+    try:
+        upright = ImageOps.exif_transpose(image)
+        return np.array(_to_rgb(upright))
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, …
+        raise UnreadableImage(f"damaged {image.format} image: {error}") from error
+
+
+def encode(image: np.ndarray, format: str) -> bytes:
+    """`uint8` RGB (H, W, 3) to the bytes of a "png" (lossless), "jpeg" or "webp" (both at quality 95) file."""
+    options = {"png": {"compress_level": 3}, "jpeg": {"quality": 95, "subsampling": 0}, "webp": {"quality": 95}}[format]
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format=format, **options)
+    return buffer.getvalue()
+
+
+def is_plain(encoded: bytes) -> bool:
+    """Whether any decoder gives the same pixels as `decode`: 8-bit RGB or grey JPEG or PNG, stored upright."""
+    image = _open(encoded)
+    return image.format in ("JPEG", "PNG") and image.mode in ("RGB", "L") and "transparency" not in image.info \
+        and image.getexif().get(0x0112, 1) == 1  # fmt: skip
+
+
+def crop_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
+    """The image without the rows at the bottom and columns at the right that keep its sides from being multiples."""
+    height, width = image.shape[:2]
+    return image[: height - height % multiple, : width - width % multiple]
+
+
+def to_float(images: np.ndarray) -> np.ndarray:
+    """`uint8` (…, H, W, 3) in 0…255 to `float32` (…, 3, H, W) in [0, 1]."""
+    return np.moveaxis(images, -1, -3).astype(np.float32) / 255
+
+
+def to_uint8(planes: np.ndarray) -> np.ndarray:
+    """`float32` (…, 3, H, W) to `uint8` (…, H, W, 3): rounded to the nearest level, clipped to 0…255."""
+    levels = np.clip(np.floor(planes.astype(np.float32) * 255 + 0.5), 0, 255)
+    return np.ascontiguousarray(np.moveaxis(levels, -3, -1).astype(np.uint8))
+
+
+def _open(encoded: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(encoded))
+    except Image.DecompressionBombError as error:
+        raise TooManyPixels(f"more than {MAX_DECODED_PIXELS} pixels: {error}") from error
+    except Exception as error:  # a damaged header makes Pillow's plugins raise nearly anything
+        raise UnreadableImage(f"not an image: {len(encoded)} bytes of no format that can be told") from error
+    if image.format not in READABLE_FORMATS:
+        raise UnsupportedFormat(f"a {image.format} image; readable are {', '.join(READABLE_FORMATS)}")
+    if image.width * image.height > MAX_DECODED_PIXELS:
+        raise TooManyPixels(f"{image.width}x{image.height} pixels, more than {MAX_DECODED_PIXELS}")
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips instead of scaling
+        grey = np.asarray(image).astype(np.float64)
+        return Image.fromarray(np.floor(np.clip(grey, 0, 65535) / 257 + 0.5).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layers = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,1 @@
+"""Metrics with their protocol, and the comparison of a generator with bicubic interpolation."""

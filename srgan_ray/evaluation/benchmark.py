@@ -1,0 +1,182 @@
+"""A generator beside bicubic interpolation, on the same LR images."""
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from srgan_ray.data import images
+from srgan_ray.data.crops import MIXED
+from srgan_ray.data.degrade import DEGRADATIONS, SCALE, matlab_bicubic_up
+from srgan_ray.errors import InputError
+from srgan_ray.evaluation.metrics import BORDER_PX, Measurement, as_json, measure
+from srgan_ray.models.artifact import RELEASED, find_generator, load_generator
+from srgan_ray.models.upscaler import Upscaler
+
+BICUBIC = "bicubic"
+FROM_FILES = "files"
+MIN_SIDE_PX = 11 + 2 * BORDER_PX  # SSIM's window, inside the border
+
+Upscale = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """A generator beside bicubic interpolation, in figures and pictures."""
+
+    hr: str
+    """Folder of HR images."""
+    lr: str = ""
+    """Folder of LR images with the names of the HR images; or give --degradation."""
+    degradation: str = ""
+    """Make LR from HR this way: opencv_cubic or matlab_bicubic."""
+    generator: str = ""
+    """Generator file, or the run folder that holds it; the released generator where none is given."""
+    precision: str = "auto"
+    """bf16, fp32, or auto: bf16 where the hardware multiplies it natively."""
+    json: str = ""
+    """File for the figures with their protocols."""
+    pictures: str = ""
+    """Folder for LR | bicubic | SR | HR pictures."""
+
+
+class Pair(NamedTuple):
+    """One image to measure with: `uint8` RGB, HR (4h, 4w, 3) and LR (h, w, 3)."""
+
+    name: str
+    hr: np.ndarray
+    lr: np.ndarray
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Compare, print the table to standard error, write the files that are asked for, and return the figures.
+
+    Where no generator is given or released, the table has the bicubic row alone, and says so.
+    """
+    pairs = load_pairs(config.hr, config.lr, config.degradation)
+    upscalers, trained_on = _load_upscalers(config)
+    degradation = config.degradation or FROM_FILES
+    table = compare(pairs, upscalers, degradation, Path(config.pictures) if config.pictures else None)
+    print(format_table(table), file=sys.stderr)
+    if config.degradation and trained_on not in ("", MIXED, config.degradation):
+        print(f"note: trained on LR by {trained_on}, measured on {config.degradation}", file=sys.stderr)
+    figures = {name: as_json(row) for name, row in table.items()}
+    if config.json:
+        Path(config.json).parent.mkdir(parents=True, exist_ok=True)
+        Path(config.json).write_text(json.dumps({"trained_on": trained_on, "figures": figures}, indent=2) + "\n")
+    means = {name: {metric: round(m.value, 4) for metric, m in row.items()} for name, row in table.items()}
+    return {"num_images": len(pairs), "degradation": degradation, "trained_on": trained_on, "figures": means}
+
+
+def _load_upscalers(config: EvaluateConfig) -> tuple[dict[str, Upscale], str]:
+    if not config.generator and not RELEASED.is_file():
+        print("no --generator given and none released yet: bicubic alone", file=sys.stderr)
+        return {}, ""
+    generator, card = load_generator(find_generator(config.generator))
+    return {card.name: Upscaler(generator, config.precision)}, card.degradation
+
+
+def load_pairs(hr_folder: str, lr_folder: str, degradation: str) -> list[Pair]:
+    """The HR images of a folder, cropped to multiples of 4, with LR from `lr_folder` (same names) or made from HR.
+
+    Raises InputError where both or neither of `lr_folder` and `degradation` are given, or files do not fit.
+    """
+    if bool(lr_folder) == bool(degradation):
+        raise InputError("--lr and --degradation: wanted one of them, found " + ("both" if lr_folder else "neither"))
+    if degradation and degradation not in DEGRADATIONS:
+        raise InputError(f"--degradation {degradation}; wanted one of {', '.join(DEGRADATIONS)}")
+    pairs = []
+    for path in _image_files("--hr", hr_folder):
+        hr = images.crop_to_multiple(_read("--hr", path), SCALE)
+        if min(hr.shape[:2]) < MIN_SIDE_PX:
+            raise InputError(f"--hr {path}: {hr.shape[1]}x{hr.shape[0]} pixels; wanted {MIN_SIDE_PX} or more each side")
+        lr = _read("--lr", Path(lr_folder) / path.name) if lr_folder else DEGRADATIONS[degradation](hr)
+        if (SCALE * lr.shape[0], SCALE * lr.shape[1]) != hr.shape[:2]:
+            raise InputError(
+                f"--lr {Path(lr_folder) / path.name}: {lr.shape[1]}x{lr.shape[0]} pixels; "
+                f"wanted 1/{SCALE} of HR, {hr.shape[1] // SCALE}x{hr.shape[0] // SCALE}"
+            )
+        pairs.append(Pair(path.stem, hr, lr))
+    return pairs
+
+
+def hash_pairs(pairs: Sequence[Pair]) -> str:
+    """A hash of all pixels that are measured, HR and LR."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(repr(pair.hr.shape).encode() + pair.hr.tobytes() + pair.lr.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def compare(
+    pairs: Sequence[Pair], upscalers: dict[str, Upscale], degradation: str, pictures: Path | None = None
+) -> dict[str, dict[str, Measurement]]:
+    """Measure each upscaler and bicubic on the same pairs: name to metric to Measurement.
+
+    Writes LR | bicubic | SR … | HR pictures of each pair into `pictures`.
+    """
+    data_hash = hash_pairs(pairs)
+    everyone = {BICUBIC: matlab_bicubic_up, **upscalers}
+    results = {name: [upscale(pair.lr) for pair in pairs] for name, upscale in everyone.items()}
+    for index, pair in enumerate(pairs):
+        if pictures:
+            picture = caption_panels(pair.lr, {name: sr[index] for name, sr in results.items()}, pair.hr)
+            pictures.mkdir(parents=True, exist_ok=True)
+            (pictures / f"{pair.name}.png").write_bytes(images.encode(picture, "png"))
+    return {
+        name: measure([(pair.hr, sr) for pair, sr in zip(pairs, srs)], degradation, data_hash)
+        for name, srs in results.items()
+    }
+
+
+def format_table(table: dict[str, dict[str, Measurement]]) -> str:
+    """The comparison as lines of text, with the gain over bicubic and the protocol."""
+    metrics = list(table[BICUBIC])
+    width = max(len(name) for name in table)
+    lines = [" " * width + "".join(f"  {metric:>17}" for metric in metrics)]
+    for name, row in table.items():
+        cells = (f"{row[m].value:9.4f} ({row[m].gain_over(table[BICUBIC][m]):+6.3f})" for m in metrics)
+        lines.append(f"{name:<{width}}" + "".join(f"  {cell:>17}" for cell in cells))
+    protocol = table[BICUBIC][metrics[0]].protocol
+    lines.append(
+        f"in brackets: gain over bicubic; LR by {protocol.degradation}, border {protocol.border_px} px, "
+        f"SR rounded to {protocol.rounding}, {protocol.average}, data {protocol.data_hash}"
+    )
+    return "\n".join(lines)
+
+
+def caption_panels(lr: np.ndarray, outputs: dict[str, np.ndarray], hr: np.ndarray) -> np.ndarray:
+    """LR (enlarged without interpolation) | each output | HR side by side, with a caption over each."""
+    enlarged = lr.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+    panels = [_caption(image, name) for name, image in {"LR": enlarged, **outputs, "HR": hr}.items()]
+    return np.concatenate(panels, axis=1)
+
+
+def _caption(image: np.ndarray, text: str) -> np.ndarray:
+    strip = np.full((20, image.shape[1], 3), 255, np.uint8)
+    cv2.putText(strip, text, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([strip, image])
+
+
+def _image_files(setting: str, folder: str) -> Iterator[Path]:
+    if not Path(folder).is_dir():
+        raise InputError(f"{setting} {folder} is no folder; wanted one with images")
+    files = sorted(path for path in Path(folder).iterdir() if path.is_file() and not path.name.startswith("."))
+    if not files:
+        raise InputError(f"{setting} {folder} is empty; wanted images")
+    yield from files
+
+
+def _read(setting: str, path: Path) -> np.ndarray:
+    try:
+        return images.decode(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"{setting} {path} does not exist; wanted an image with the name of its HR image") from error
+    except (images.UnreadableImage, OSError) as error:
+        raise InputError(f"{setting} {path}: {error}") from error

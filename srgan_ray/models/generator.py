@@ -1,0 +1,88 @@
+"""SRResNet, the generator of SRGAN (Ledig et al. 2017, figure 4)."""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor, nn
+
+from srgan_ray.data.degrade import SCALE
+from srgan_ray.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorConfig:
+    """The generator's size; the paper's is 16 blocks of 64 features."""
+
+    num_blocks: int = 16
+    """Residual blocks."""
+    num_features: int = 64
+    """Channels of every hidden layer."""
+
+    def __post_init__(self) -> None:
+        if self.num_blocks < 1 or self.num_features < 1:
+            raise InputError(
+                f"--generator.num-blocks {self.num_blocks} --generator.num-features {self.num_features}; "
+                "wanted 1 or more of both"
+            )
+
+
+class ResidualBlock(nn.Module):
+    """conv, BatchNorm, PReLU, conv, BatchNorm, plus the input."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(num_features, num_features, 3, padding=1, bias=False),
+            nn.BatchNorm2d(num_features),
+            nn.PReLU(),
+            nn.Conv2d(num_features, num_features, 3, padding=1, bias=False),
+            nn.BatchNorm2d(num_features),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.body(features)
+
+
+class Generator(nn.Module):
+    """LR (N, 3, h, w) in [0, 1] to SR (N, 3, 4h, 4w) in about [0, 1], RGB; clipping is left to `images.to_uint8`.
+
+    The last convolution works in [-1, 1], the range of HR in the paper (§3.2); the graph itself brings it to [0, 1].
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.num_features
+        self.head = nn.Sequential(nn.Conv2d(3, width, 9, padding=4), nn.PReLU())
+        self.trunk = nn.Sequential(
+            *(ResidualBlock(width) for _ in range(config.num_blocks)),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        self.upsample = nn.Sequential(
+            *(
+                layer
+                for _ in range(round(math.log2(SCALE)))
+                for layer in (nn.Conv2d(width, 4 * width, 3, padding=1), nn.PixelShuffle(2), nn.PReLU())
+            )
+        )
+        self.tail = nn.Conv2d(width, 3, 9, padding=4)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        shallow = self.head(lr)
+        return (self.tail(self.upsample(shallow + self.trunk(shallow))) + 1) / 2
+
+    @property
+    def receptive_radius_px(self) -> int:
+        """How far, in LR pixels, an input pixel can change the output: 40 for 16 blocks (39.5 before rounding up)."""
+        head, blocks, trunk_end = 4, 2 * self.config.num_blocks, 1
+        upsample, tail = 1 + 1 / 2, 4 / SCALE
+        return math.ceil(head + blocks + trunk_end + upsample + tail)
+
+
+def build_generator(config: GeneratorConfig, seed: int) -> Generator:
+    """A generator with PyTorch's default initial weights, drawn from `seed`; torch's global RNG is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Generator(config)

@@ -1,0 +1,33 @@
+"""Which number format the convolutions run in: asked of the hardware, named on what comes out."""
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+
+BF16, FP32 = "bf16", "fp32"
+PRECISIONS = ("auto", BF16, FP32)
+
+Autocast = Callable[[], contextlib.AbstractContextManager]
+
+
+def best_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve_precision(wanted: str, device: torch.device) -> str:
+    """`auto` to bf16 where the hardware multiplies it natively (a GPU since Ampere, a CPU with AMX), else to fp32.
+
+    AVX-512 alone is not asked: bf16 convolutions were 3 times slower than fp32 on a CPU without AMX.
+    """
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return BF16 if torch.cuda.is_bf16_supported(including_emulation=False) else FP32
+    return BF16 if torch.cpu.get_capabilities().get("amx_bf16", False) else FP32
+
+
+def autocast(precision: str, device: torch.device) -> Autocast:
+    """A maker of autocast contexts for that precision; doing nothing for fp32."""
+    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=precision == BF16)

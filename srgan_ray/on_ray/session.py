@@ -1,0 +1,47 @@
+"""Ray for the length of a command: an embedded one that is started and stopped here, or the cluster of RAY_ADDRESS."""
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+
+from srgan_ray.errors import InputError
+
+
+@contextlib.contextmanager
+def ray_session() -> Iterator[None]:
+    """Connect to the cluster that RAY_ADDRESS names, and leave it as it is; without one, start Ray and stop it after.
+
+    Enter it before the first import of ray in the process: ray reads parts of the environment then. Raises InputError
+    where RAY_ADDRESS does not answer.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        _set_embedded_environment()
+    import ray
+
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except ConnectionError as error:
+        raise InputError(f"RAY_ADDRESS {address} does not answer; wanted a running cluster, or unset") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _set_embedded_environment() -> None:
+    """An embedded Ray asks for a token that only this process and its children know.
+
+    Left alone, Ray 2.60 writes a token into the home folder, where it changes how a later `ray start` behaves. A
+    process keeps the first token that it used.
+    """
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -1,0 +1,1 @@
+"""HTTP: limits, problems, bytes in, bytes out. Knows nothing of Ray or of training."""

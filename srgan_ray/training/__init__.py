@@ -1,0 +1,1 @@
+"""The two stages: steps, state, checkpoints, the loop. Knows nothing of Ray."""

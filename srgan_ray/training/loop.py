@@ -1,0 +1,142 @@
+"""The loop of both stages: take steps; now and then validate, log, save. The step itself is in `steps.py`."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from srgan_ray.data.feed import Batch
+from srgan_ray.errors import InputError
+from srgan_ray.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How long, and how often what."""
+
+    steps: int = 20000
+    """Steps of the whole run."""
+    evaluate_every: int = 1000
+    """Steps between validations; one more comes after the last step."""
+    checkpoint_every: int = 250
+    """Steps between checkpoints: what a kill can cost at most; one more comes after the last step."""
+    max_val_photographs: int = 32
+    """Validate on the first so many photographs of the validation split."""
+    ema_decay: float = 0.999
+    """Of the average of the generator's weights, which is what is validated and released."""
+    learning_rate_drop_at: float = 1.0
+    """Share of the steps after which the learning rate falls to a tenth."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "evaluate_every", "checkpoint_every", "max_val_photographs"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}; wanted 1 or more")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"--ema-decay {self.ema_decay}; wanted 0 or more and less than 1")
+        if not 0 < self.learning_rate_drop_at <= 1:
+            raise InputError(f"--learning-rate-drop-at {self.learning_rate_drop_at}; wanted more than 0, at most 1")
+
+
+class Report(Protocol):
+    """Where a running loop tells how far it is, and leaves its checkpoints. Every rank calls it at the same steps."""
+
+    def progress(self, step: int) -> None:
+        """A step was taken."""
+
+    def evaluated(self, row: dict[str, Any]) -> None:
+        """A validation was recorded (rank 0 only)."""
+
+    def checkpoint(self, state: TrainState) -> None:
+        """Save the state under its step."""
+
+
+def train(
+    state: TrainState,
+    take_step: Callable[[Batch], dict[str, Tensor]],
+    batches: Iterable[tuple[int, Batch]],
+    evaluate: Callable[[dict[str, float]], None] | None,
+    report: Report,
+    learning_rate: float,
+    config: LoopConfig,
+) -> None:
+    """Take the steps that `batches` still holds. Ranks without `evaluate` only train.
+
+    Raises FloatingPointError where the loss is no longer finite, before anything is saved.
+    """
+    window, tick = Window(), time.perf_counter()
+    for step, batch in batches:
+        set_learning_rate(state, learning_rate_at(step, learning_rate, config))
+        window.add(take_step(batch))
+        state.advance()
+        report.progress(step)
+        if is_due(step, config.evaluate_every, config.steps):
+            means = window.means()
+            if evaluate:
+                evaluate(means)
+            window = Window()
+        if is_due(step, config.checkpoint_every, config.steps):
+            window.check_finite()
+            report.checkpoint(state)
+        state.elapsed_s, tick = state.elapsed_s + time.perf_counter() - tick, time.perf_counter()
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    """Whether something that happens every so many steps, and at the end, happens after `step`."""
+    return step % every == 0 or step == last
+
+
+def learning_rate_at(step: int, base: float, config: LoopConfig) -> float:
+    """The learning rate of `step` (from 1): `base`, and a tenth of it once `learning_rate_drop_at` is passed."""
+    return base if step <= config.learning_rate_drop_at * config.steps else base / 10
+
+
+def set_learning_rate(state: TrainState, learning_rate: float) -> None:
+    """Give every optimizer of the stage this learning rate."""
+    for optimizer in state.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+
+
+def format_row(row: dict[str, Any], num_steps: int) -> str:
+    """A recorded validation as the line on the console."""
+    return (
+        f"{row['step']}/{num_steps}: loss_train = {row['loss_train']:.6f}, loss_val = {row['loss_val']:.6f}, "
+        f"psnr_val = {row['psnr_val']:.3f} ({row['elapsed_s']:.1f} s)"
+    )
+
+
+class Window:
+    """The loss terms since the last validation. They stay on their device until they are asked for."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._num_steps = 0
+        self._started = time.perf_counter()
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        """Count a step's loss terms."""
+        self._num_steps += 1
+        for name, term in terms.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(term)) + term
+
+    def check_finite(self) -> None:
+        """Raise FloatingPointError if a loss term was NaN or infinite."""
+        for name, total in self._sums.items():
+            if not math.isfinite(total.item()):
+                raise FloatingPointError(
+                    f"{name} became {total.item()}; the last checkpoint is good: "
+                    "start again with a lower --learning-rate or with --precision fp32"
+                )
+
+    def means(self) -> dict[str, float]:
+        """The means as `loss_train` and the like, and the mean time of a step, waiting for data included."""
+        self.check_finite()
+        seconds = time.perf_counter() - self._started
+        means = {
+            name.replace("loss", "loss_train"): (total / self._num_steps).item() for name, total in self._sums.items()
+        }
+        return {**means, "seconds_per_step": seconds / self._num_steps}

@@ -1,0 +1,27 @@
+"""The losses of SRGAN (Ledig et al. 2017, §2.2). All take and give tensors and have no state."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+
+
+def pixel_loss(sr: Tensor, hr: Tensor) -> Tensor:
+    """Mean squared error, equation 4, of images in [0, 1] (a quarter of the paper's, whose images are in [-1, 1])."""
+    return mse_loss(sr.float(), hr.float())
+
+
+def content_loss(sr_features: Tensor, hr_features: Tensor) -> Tensor:
+    """Mean squared error of VGG19 features, equation 5; `perceptual.VGG19Features` has scaled them by 1/12.75."""
+    return mse_loss(sr_features.float(), hr_features.float())
+
+
+def adversarial_loss(sr_logits: Tensor) -> Tensor:
+    """-log D(G(lr)), equation 6: small where the discriminator takes SR for a photograph."""
+    return binary_cross_entropy_with_logits(sr_logits.float(), torch.ones_like(sr_logits, dtype=torch.float32))
+
+
+def discriminator_loss(hr_logits: Tensor, sr_logits: Tensor) -> Tensor:
+    """-log D(hr) - log(1 - D(G(lr))), equation 2."""
+    real = binary_cross_entropy_with_logits(hr_logits.float(), torch.ones_like(hr_logits, dtype=torch.float32))
+    generated = binary_cross_entropy_with_logits(sr_logits.float(), torch.zeros_like(sr_logits, dtype=torch.float32))
+    return real + generated

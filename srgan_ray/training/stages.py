@@ -1,0 +1,121 @@
+"""The two stages put together: from a config to networks, a step to take, and a loss to validate by."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig
+from srgan_ray.data.feed import Batch, stack
+from srgan_ray.errors import InputError
+from srgan_ray.models.artifact import find_generator, load_generator
+from srgan_ray.models.discriminator import build_discriminator
+from srgan_ray.models.generator import Generator, build_generator
+from srgan_ray.models.perceptual import VGG19Features, load_vgg19
+from srgan_ray.models.precision import autocast, resolve_precision
+from srgan_ray.training.losses import content_loss, pixel_loss
+from srgan_ray.training.state import TrainState
+from srgan_ray.training.steps import adversarial_step, pretrain_step
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Worker(NamedTuple):
+    """One training process: its place among the others, its device, and how it wraps a network to train with them."""
+
+    rank: int
+    num_workers: int
+    device: torch.device
+    wrap: Callable[[nn.Module], nn.Module]
+
+
+class Stage(NamedTuple):
+    """What the loop needs of a stage."""
+
+    state: TrainState
+    take_step: Callable[[Batch], dict[str, Tensor]]
+    loss_val: Callable[[np.ndarray, np.ndarray], float]
+    """Of an SR and an HR photograph, `uint8` (H, W, 3); the generator with the lowest mean is kept as the best."""
+    vgg_stamp: str
+
+
+def build_stage(config: RunConfig, worker: Worker) -> Stage:
+    """The stage of this config, on the worker's device, at step 0."""
+    if isinstance(config, TrainConfig):
+        return _build_adversarial(config, worker)
+    assert isinstance(config, PretrainConfig)
+    return _build_pretrain(config, worker)
+
+
+def check_stage(config: RunConfig) -> None:
+    """Raise InputError where the files that a stage begins from are missing or do not fit; trains nothing."""
+    if isinstance(config, TrainConfig):
+        load_init(config)
+        load_vgg19(config.vgg_weights)
+
+
+def load_init(config: TrainConfig) -> Generator:
+    """The pretrained generator to begin from. Raises InputError naming --init."""
+    if not Path(config.init).exists():
+        raise InputError(f"--init {config.init} does not exist; wanted a run folder or a generator file")
+    generator, _ = load_generator(find_generator(config.init))
+    return generator
+
+
+def _build_pretrain(config: PretrainConfig, worker: Worker) -> Stage:
+    generator = _to(build_generator(config.generator, config.crops.seed), worker)
+    state = TrainState(generator.train(), None, config.learning_rate, config.loop.ema_decay)
+    cast = autocast(resolve_precision(config.precision, worker.device), worker.device)
+    wrapped = worker.wrap(generator)
+
+    def take_step(batch: Batch) -> dict[str, Tensor]:
+        return pretrain_step(wrapped, state.generator_optimizer, _move(batch, worker), cast)
+
+    def loss_val(sr: np.ndarray, hr: np.ndarray) -> float:
+        return pixel_loss(stack([sr]), stack([hr])).item()
+
+    return Stage(state, take_step, loss_val, "")
+
+
+def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
+    generator = _to(load_init(config), worker)
+    discriminator = _to(build_discriminator(config.discriminator, config.crops.crop_px, config.crops.seed), worker)
+    vgg = _to(load_vgg19(config.vgg_weights), worker)
+    state = TrainState(generator.train(), discriminator.train(), config.learning_rate, config.loop.ema_decay)
+    cast = autocast(resolve_precision(config.precision, worker.device), worker.device)
+    wrapped_generator, wrapped_discriminator = worker.wrap(generator), worker.wrap(discriminator)
+    discriminator_optimizer = state.discriminator_optimizer
+    assert discriminator_optimizer
+
+    def take_step(batch: Batch) -> dict[str, Tensor]:
+        return adversarial_step(
+            wrapped_generator,
+            wrapped_discriminator,
+            vgg,
+            state.generator_optimizer,
+            discriminator_optimizer,
+            config.adversarial_weight,
+            _move(batch, worker),
+            cast,
+        )
+
+    def loss_val(sr: np.ndarray, hr: np.ndarray) -> float:
+        with torch.inference_mode(), cast():
+            return content_loss(_features(vgg, sr, worker), _features(vgg, hr, worker)).item()
+
+    return Stage(state, take_step, loss_val, vgg.stamp)
+
+
+def _features(vgg: VGG19Features, image: np.ndarray, worker: Worker) -> Tensor:
+    return vgg(stack([image]).to(worker.device, memory_format=torch.channels_last))
+
+
+def _to(network: Network, worker: Worker) -> Network:
+    return network.to(worker.device).to(memory_format=torch.channels_last)
+
+
+def _move(batch: Batch, worker: Worker) -> Batch:
+    return Batch(*(images.to(worker.device, memory_format=torch.channels_last) for images in batch))

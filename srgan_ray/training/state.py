@@ -1,0 +1,86 @@
+"""Everything that changes while training, and a dictionary of it that is enough to go on exactly."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from srgan_ray.models.discriminator import Discriminator
+from srgan_ray.models.generator import Generator
+
+SCHEMA_VERSION = 1
+
+
+class TrainState:
+    """The networks (bare, on the device they train on), their optimizers, the averaged generator, and the counters.
+
+    `ema` averages the generator's parameters; its BatchNorm statistics are the generator's own.
+    """
+
+    def __init__(
+        self, generator: Generator, discriminator: Discriminator | None, learning_rate: float, ema_decay: float
+    ) -> None:
+        self.generator = generator
+        self.discriminator = discriminator
+        self.generator_optimizer = adam(generator, learning_rate)
+        self.discriminator_optimizer = adam(discriminator, learning_rate) if discriminator else None
+        self.ema = AveragedModel(generator, multi_avg_fn=lambda *args: average_(ema_decay, *args)).eval()
+        self.step = 0
+        self.elapsed_s = 0.0
+        self.lowest_loss_val = float("inf")
+
+    def advance(self) -> None:
+        """Count a step that was taken: update the average."""
+        self.ema.update_parameters(self.generator)
+        self.step += 1
+
+    @property
+    def averaged_generator(self) -> Generator:
+        """The generator that is evaluated and released."""
+        assert isinstance(self.ema.module, Generator)
+        return self.ema.module
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers of this stage."""
+        return [optimizer for optimizer in (self.generator_optimizer, self.discriminator_optimizer) if optimizer]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, plus torch's RNG state; the position in the data is `step`."""
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        counters = {"step": self.step, "elapsed_s": self.elapsed_s, "lowest_loss_val": self.lowest_loss_val}
+        return {"schema_version": SCHEMA_VERSION, "rng": torch.get_rng_state(), **counters, **parts}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take over everything from a `state_dict` of the same stage and sizes; ValueError for another schema."""
+        if saved["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"checkpoint of schema version {saved['schema_version']}; wanted {SCHEMA_VERSION}")
+        for name, part in self._parts().items():
+            part.load_state_dict(saved[name])
+        self.step, self.elapsed_s = saved["step"], saved["elapsed_s"]
+        self.lowest_loss_val = saved["lowest_loss_val"]
+        torch.set_rng_state(saved["rng"])
+
+    def _parts(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "ema": self.ema,
+            "generator_optimizer": self.generator_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def adam(network: nn.Module, learning_rate: float) -> Adam:
+    """Adam with beta1 = 0.9, as in the paper (§3.2)."""
+    return Adam(network.parameters(), lr=learning_rate, betas=(0.9, 0.999), fused=True)
+
+
+@torch.no_grad()
+def average_(decay: float, averages: list[Tensor], values: list[Tensor], num_averaged: Tensor | int) -> None:
+    """averages = decay * averages + (1 - decay) * values, with a smaller decay for the first steps of a run."""
+    steps = int(num_averaged)
+    torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + steps) / (10 + steps)))

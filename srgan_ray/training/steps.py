@@ -1,0 +1,81 @@
+"""The two steps of SRGAN (Ledig et al. 2017) on one page: no files, no ranks, no schedule.
+
+1. `pretrain_step`: the generator alone, mean squared error. The result is SRResNet.
+2. `adversarial_step`: discriminator and generator in turn, beginning from 1. The result is SRGAN.
+
+The networks may be wrapped for data-parallel training; batches are `lr` (N, 3, h, w) and `hr` (N, 3, 4h, 4w), RGB in
+[0, 1]. Each step returns its loss terms as scalar tensors on the networks' device, for the log.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from srgan_ray.data.feed import Batch
+from srgan_ray.models.precision import Autocast
+from srgan_ray.training.losses import adversarial_loss, content_loss, discriminator_loss, pixel_loss
+
+
+def pretrain_step(generator: nn.Module, optimizer: Optimizer, batch: Batch, autocast: Autocast) -> dict[str, Tensor]:
+    """One step of the generator towards the HR pixels (equation 4). Returns `loss`."""
+    with autocast():
+        sr = generator(batch.lr)
+    loss = pixel_loss(sr, batch.hr)
+    descend(optimizer, loss)
+    return {"loss": loss.detach()}
+
+
+def adversarial_step(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    vgg: nn.Module,
+    generator_optimizer: Optimizer,
+    discriminator_optimizer: Optimizer,
+    adversarial_weight: float,
+    batch: Batch,
+    autocast: Autocast,
+) -> dict[str, Tensor]:
+    """One step of the discriminator (equation 2), then one of the generator (equation 3) against it.
+
+    Returns `loss` (content + adversarial_weight * adversarial), `loss_content`, `loss_adversarial`,
+    `loss_discriminator`, and the mean of D(hr) and D(G(lr)) as `d_hr` and `d_sr`.
+    """
+    with autocast():
+        sr = generator(batch.lr)
+
+    # Discriminator: both verdicts before the one backward pass, which is what data-parallel wrappers can follow.
+    discriminator.requires_grad_(True)
+    with autocast():
+        hr_logits = discriminator(batch.hr)
+        sr_logits = discriminator(sr.detach())
+    d_loss = discriminator_loss(hr_logits, sr_logits)
+    descend(discriminator_optimizer, d_loss)
+
+    # Generator: gradients flow through the discriminator and VGG19, but not into their weights.
+    discriminator.requires_grad_(False)
+    with autocast():
+        content = content_loss(vgg(sr), _without_gradient(vgg, batch.hr))
+        adversarial = adversarial_loss(discriminator(sr))
+    loss = content + adversarial_weight * adversarial
+    descend(generator_optimizer, loss)
+
+    return {
+        "loss": loss.detach(),
+        "loss_content": content.detach(),
+        "loss_adversarial": adversarial.detach(),
+        "loss_discriminator": d_loss.detach(),
+        "d_hr": hr_logits.detach().float().sigmoid().mean(),
+        "d_sr": sr_logits.detach().float().sigmoid().mean(),
+    }
+
+
+def descend(optimizer: Optimizer, loss: Tensor) -> None:
+    """Clear the gradients, compute those of `loss`, and take the optimizer's step."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+def _without_gradient(network: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return network(images)
