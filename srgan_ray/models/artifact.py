@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-import safetensors
+import safetensors.torch
 import torch
-from safetensors.torch import load_file, save_file
 
 from srgan_ray.data.degrade import SCALE
 from srgan_ray.errors import InputError
@@ -49,7 +48,8 @@ def save_generator(path: str | Path, weights: dict[str, torch.Tensor], card: Car
     """Write a generator file aside and rename it into place."""
     header = {key: json.dumps(value) for key, value in dataclasses.asdict(card).items()}
     aside = Path(path).with_suffix(".writing")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, aside, metadata=header)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    aside.write_bytes(safetensors.torch.save(tensors, metadata=header))
     os.replace(aside, path)
 
 
@@ -67,7 +67,7 @@ def load_generator(path: str | Path) -> tuple[Generator, Card]:
                 f"--generator {path} is a {card.architecture} for scale {card.scale}; wanted {ARCHITECTURE} for {SCALE}"
             )
         generator = Generator(GeneratorConfig(**card.generator))
-        generator.load_state_dict(load_file(path))
+        generator.load_state_dict(safetensors.torch.load_file(path))
     except FileNotFoundError as error:
         raise InputError(f"--generator {path} does not exist; wanted a {FILE_NAME} of a run") from error
     except (safetensors.SafetensorError, OSError, TypeError, KeyError, json.JSONDecodeError, RuntimeError) as error:

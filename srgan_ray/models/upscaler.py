@@ -44,7 +44,7 @@ class Upscaler:
             for columns in spans(width, self._tile_px, self._overlap_px):
                 before_tile()
                 tile = self._run(lr[rows.read, columns.read])
-                sr[_scaled(rows.keep), _scaled(columns.keep)] = tile[_inside(rows), _inside(columns)]
+                sr[scaled(rows.keep), scaled(columns.keep)] = tile[inside(rows), inside(columns)]
         return sr
 
     def _run(self, tile: np.ndarray) -> np.ndarray:
@@ -61,10 +61,11 @@ def spans(length: int, tile_px: int, overlap_px: int) -> Iterator[Span]:
         yield Span(slice(max(0, start - overlap_px), min(length, stop + overlap_px)), slice(start, stop))
 
 
-def _scaled(part: slice) -> slice:
+def scaled(part: slice) -> slice:
+    """LR pixels as SR pixels."""
     return slice(SCALE * part.start, SCALE * part.stop)
 
 
-def _inside(span: Span) -> slice:
+def inside(span: Span) -> slice:
     """The kept part, counted from where the reading began, in SR pixels."""
-    return _scaled(slice(span.keep.start - span.read.start, span.keep.stop - span.read.start))
+    return scaled(slice(span.keep.start - span.read.start, span.keep.stop - span.read.start))

@@ -1,0 +1,94 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import photograph
+from srgan_ray.data import images
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=format, **options)
+    return buffer.getvalue()
+
+
+def test_png_returns_the_pixels() -> None:
+    image = photograph(0)
+    np.testing.assert_array_equal(images.decode(images.encode(image, "png")), image)
+
+
+@pytest.mark.parametrize("format", ["jpeg", "webp"])
+def test_lossy_formats_are_close_and_red_stays_red(format: str) -> None:
+    red = np.zeros((32, 48, 3), np.uint8)
+    red[..., 0] = 220
+    back = images.decode(images.encode(red, format))
+    assert np.abs(back.astype(int) - red).max() <= 12
+
+
+def test_exif_orientation_is_applied() -> None:
+    image = Image.fromarray(photograph(0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees
+    decoded = images.decode(encoded(image, "JPEG", exif=exif, quality=100, subsampling=0))
+    assert decoded.shape == (152, 120, 3)
+    upright = np.rot90(photograph(0), -1)
+    assert np.abs(decoded.astype(int) - upright).mean() < 3
+
+
+def test_16_bit_grey_is_scaled_not_clipped() -> None:
+    grey = np.full((8, 8), 32896, np.uint16)  # 128 * 257
+    assert (images.decode(encoded(Image.fromarray(grey))) == 128).all()
+    dark = np.full((8, 8), 200, np.uint16)  # below 256: told by type, not by value
+    assert (images.decode(encoded(Image.fromarray(dark))) == 1).all()
+
+
+def test_transparency_is_laid_over_white() -> None:
+    clear = np.zeros((8, 8, 4), np.uint8)
+    assert (images.decode(encoded(Image.fromarray(clear))) == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    format = "JPEG" if mode == "CMYK" else "PNG"
+    decoded = images.decode(encoded(Image.fromarray(photograph(0)).convert(mode), format))
+    assert decoded.shape == (120, 152, 3)
+    assert decoded.dtype == np.uint8
+
+
+def test_content_not_ending_decides_and_damage_is_told() -> None:
+    whole = encoded(Image.fromarray(photograph(0)), "JPEG")
+    assert images.read_header(whole) == ("JPEG", 152, 120)
+    with pytest.raises(images.UnreadableImage, match="truncated"):
+        images.decode(whole[: len(whole) // 2])
+    for garbage in (b"", b"not an image", whole[10:]):
+        with pytest.raises(images.UnreadableImage):
+            images.decode(garbage)
+    with pytest.raises(images.UnsupportedFormat, match="GIF"):
+        images.decode(encoded(Image.fromarray(photograph(0)), "GIF"))
+
+
+def test_too_many_pixels_are_refused_by_the_header() -> None:
+    bomb = encoded(Image.new("1", (20000, 20000)))
+    with pytest.raises(images.TooManyPixels):
+        images.read_header(bomb)
+
+
+def test_ranges_round_and_clip() -> None:
+    """Trap 5: 127.6 becomes 128, 255.4 stays 255, -3 becomes 0."""
+    planes = np.array([127.6, 255.4, -3.0], np.float32).reshape(3, 1, 1) / 255
+    assert images.to_uint8(planes).reshape(3).tolist() == [128, 255, 0]
+    image = photograph(0)
+    floats = images.to_float(image)
+    assert floats.shape == (3, 120, 152)
+    assert floats.dtype == np.float32
+    assert 0 <= floats.min() <= floats.max() <= 1
+    np.testing.assert_array_equal(images.to_uint8(floats), image)
+    np.testing.assert_allclose(floats[0], image[..., 0] / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(120, 152), (121, 153), (122, 154), (123, 155)])
+def test_crop_to_multiple_takes_from_bottom_and_right(height: int, width: int) -> None:
+    image = photograph(0, height, width)
+    np.testing.assert_array_equal(images.crop_to_multiple(image, 4), image[:120, :152])

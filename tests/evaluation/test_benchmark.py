@@ -1,0 +1,101 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import photograph
+from srgan_ray.data import images
+from srgan_ray.data.degrade import matlab_bicubic
+from srgan_ray.errors import InputError
+from srgan_ray.evaluation import benchmark
+from srgan_ray.evaluation.benchmark import EvaluateConfig, caption_panels, compare, evaluate, load_pairs
+
+
+@pytest.fixture(autouse=True)
+def no_released_generator(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(benchmark, "RELEASED", tmp_path / "none.safetensors")
+
+
+@pytest.fixture
+def hr_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "hr"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}.png").write_bytes(images.encode(photograph(number, 101, 83), "png"))
+    return folder
+
+
+@pytest.mark.parametrize(("name", "psnr_y"), [("Set5", 28.43), ("Set14", 26.09), ("BSD100", 25.96)])
+def test_published_bicubic_figures(benchmarks: Path, name: str, psnr_y: float) -> None:
+    config = EvaluateConfig(str(benchmarks / name / "HR"), str(benchmarks / name / "LR_bicubic_x4"))
+    assert evaluate(config)["figures"]["bicubic"]["psnr_y"] == pytest.approx(psnr_y, abs=0.005)
+
+
+def test_given_lr_and_made_lr_are_the_same_pairs(hr_folder: Path, tmp_path: Path) -> None:
+    made = load_pairs(str(hr_folder), "", "matlab_bicubic")
+    assert [pair.hr.shape for pair in made] == [(100, 80, 3)] * 2
+    (tmp_path / "lr").mkdir()
+    for pair in made:
+        (tmp_path / "lr" / f"{pair.name}.png").write_bytes(images.encode(matlab_bicubic(pair.hr), "png"))
+    for ours, given in zip(made, load_pairs(str(hr_folder), str(tmp_path / "lr"), "")):
+        np.testing.assert_array_equal(ours.lr, given.lr)
+
+
+def test_a_better_upscaler_gains_and_both_rows_share_a_protocol(hr_folder: Path) -> None:
+    pairs = load_pairs(str(hr_folder), "", "opencv_cubic")
+    truth = {pair.lr.tobytes(): pair.hr for pair in pairs}
+    table = compare(pairs, {"oracle": lambda lr: np.clip(truth[lr.tobytes()] + 1, 0, 255).astype(np.uint8)}, "x")
+    assert table["oracle"]["psnr_y"].gain_over(table["bicubic"]["psnr_y"]) > 5
+    assert "oracle" in benchmark.format_table(table)
+
+
+def test_figures_and_pictures_are_written(hr_folder: Path, tmp_path: Path, capsys) -> None:
+    config = EvaluateConfig(
+        str(hr_folder), degradation="opencv_cubic", json=str(tmp_path / "o/f.json"), pictures=str(tmp_path / "p")
+    )
+    summary = evaluate(config)
+    assert summary["num_images"] == 2
+    written = json.loads((tmp_path / "o" / "f.json").read_text())["figures"]["bicubic"]["psnr_y"]
+    assert written["protocol"]["colour"] == "y"
+    assert written["protocol"]["border_px"] == 4
+    assert written["value"] == pytest.approx(summary["figures"]["bicubic"]["psnr_y"], abs=1e-4)
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == ["0.png", "1.png"]
+    assert "bicubic alone" in capsys.readouterr().err
+
+
+def test_pictures_show_lr_outputs_and_hr_in_this_order() -> None:
+    lr, hr = np.full((4, 8, 3), 10, np.uint8), np.full((16, 32, 3), 200, np.uint8)
+    picture = caption_panels(lr, {"SR": np.full((16, 32, 3), 90, np.uint8)}, hr)
+    assert picture.shape == (36, 96, 3)
+    assert [picture[-1, column, 0] for column in (0, 40, 80)] == [10, 90, 200]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "found neither"),
+        ({"lr": "x", "degradation": "opencv_cubic"}, "found both"),
+        ({"degradation": "area"}, "--degradation area"),
+        ({"lr": "nowhere"}, "--lr nowhere"),
+    ],
+)
+def test_bad_settings(hr_folder: Path, settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate(EvaluateConfig(str(hr_folder), **settings))
+
+
+def test_bad_files(hr_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "lr").mkdir()
+    for number in range(2):
+        (tmp_path / "lr" / f"{number}.png").write_bytes(images.encode(photograph(0, 25, 21), "png"))
+    with pytest.raises(InputError, match="21x25 pixels; wanted 1/4 of HR, 20x25"):
+        load_pairs(str(hr_folder), str(tmp_path / "lr"), "")
+    (hr_folder / "2.png").write_text("no image")
+    with pytest.raises(InputError, match="not an image"):
+        load_pairs(str(hr_folder), "", "opencv_cubic")
+    with pytest.raises(InputError, match="no folder"):
+        load_pairs(str(tmp_path / "none"), "", "opencv_cubic")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="is empty"):
+        load_pairs(str(tmp_path / "empty"), "", "opencv_cubic")

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from srgan_ray.errors import InputError
+from srgan_ray.models.perceptual import load_vgg19
+from srgan_ray.training.losses import content_loss
+
+
+def test_features_are_torchvisions_after_the_relu_of_conv5_4(tmp_path: Path) -> None:
+    """Compared with torchvision's own network, run with its own preprocessing constants and stopped by a hook."""
+    torch.manual_seed(1)
+    theirs = torchvision.models.vgg19().eval()
+    torch.save(theirs.state_dict(), tmp_path / "vgg19.pth")
+    ours = load_vgg19(str(tmp_path / "vgg19.pth"))
+    images = torch.rand(1, 3, 32, 48)
+    seen = []
+    convolutions = [index for index, layer in enumerate(theirs.features) if isinstance(layer, torch.nn.Conv2d)]
+    assert len(convolutions) == 16  # the last is conv5_4
+    theirs.features[convolutions[-1] + 1].register_forward_hook(lambda *args: seen.append(args[-1].clone()))
+    preprocess = torchvision.models.VGG19_Weights.IMAGENET1K_V1.transforms()
+    theirs.features(torchvision.transforms.functional.normalize(images, preprocess.mean, preprocess.std))
+    torch.testing.assert_close(ours(images), seen[0] / 12.75)
+    assert ours(images).min() >= 0
+    assert "vgg19.pth" in ours.stamp
+
+
+def test_frozen_in_eval_mode_but_gradients_pass() -> None:
+    """Trap 12: the loss reaches SR, not the weights."""
+    vgg = load_vgg19("random").train()
+    assert not any(module.training for module in vgg.modules())
+    assert not any(parameter.requires_grad for parameter in vgg.parameters())
+    sr = torch.rand(1, 3, 32, 32, requires_grad=True)
+    loss = content_loss(vgg(sr), vgg(torch.rand(1, 3, 32, 32)))
+    loss.backward()
+    assert sr.grad is not None
+    assert sr.grad.abs().max() > 0
+    assert content_loss(vgg(sr), vgg(sr)).item() == 0
+
+
+def test_random_weights_are_seeded_stamped_and_keep_the_scale() -> None:
+    vgg, again = load_vgg19("random"), load_vgg19("random")
+    assert "random" in vgg.stamp
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(vgg(images), again(images))
+    assert 0.05 < (12.75 * vgg(images)).square().mean() < 20
+
+
+@pytest.mark.parametrize("weights", ["cached", "no/such/file.pth"])
+def test_missing_weights_name_the_ways_out(weights: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(InputError, match=r"--vgg-weights imagenet.*--vgg-weights FILE.*--vgg-weights random"):
+        load_vgg19(weights)
+
+
+def test_a_failing_download_names_the_ways_out(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    with pytest.raises(InputError, match="cannot be downloaded.*no network.*--vgg-weights random"):
+        load_vgg19("imagenet")
+
+
+def test_foreign_weights_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.pth").write_bytes(b"something else")
+    with pytest.raises(InputError, match="no state dict"):
+        load_vgg19(str(tmp_path / "other.pth"))

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+
+from conftest import photograph
+from srgan_ray.models.generator import Generator, GeneratorConfig, build_generator
+from srgan_ray.models.upscaler import Upscaler, inside, scaled, spans
+
+
+def lively_generator(num_blocks: int = 4, num_features: int = 16) -> Generator:
+    """Untrained, but with an output that spans the range and depends on all of its input."""
+    generator = build_generator(GeneratorConfig(num_blocks, num_features), 0).eval()
+    with torch.no_grad():
+        for module in generator.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_var.fill_(0.05)
+            if isinstance(module, torch.nn.PReLU):
+                module.weight.fill_(0.6)
+        generator.tail.weight.mul_(3)
+    return generator
+
+
+@pytest.mark.parametrize("tile_px", [32, 48, 33])
+def test_tiled_equals_whole_bit_for_bit(tile_px: int) -> None:
+    generator, lr = lively_generator(), photograph(0, 101, 75)
+    whole = Upscaler(generator, "fp32", tile_px=1000)(lr)
+    assert whole.shape == (404, 300, 3)
+    assert whole.std() > 20
+    np.testing.assert_array_equal(Upscaler(generator, "fp32", tile_px)(lr), whole)
+
+
+@pytest.mark.parametrize("tile_px", [32, 48])
+def test_tiled_equals_whole_before_rounding(tile_px: int) -> None:
+    """In channels_last, as the upscaler runs it: in NCHW the CPU's convolutions depend on the image's size."""
+    generator = lively_generator().to(memory_format=torch.channels_last)
+    lr = torch.rand(1, 3, 101, 75).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        whole = generator(lr)
+        for rows in spans(101, tile_px, generator.receptive_radius_px):
+            for columns in spans(75, tile_px, generator.receptive_radius_px):
+                tile = generator(lr[..., rows.read, columns.read])
+                kept = tile[..., inside(rows), inside(columns)]
+                assert torch.equal(kept, whole[..., scaled(rows.keep), scaled(columns.keep)])
+
+
+def test_a_smaller_overlap_shows(monkeypatch) -> None:
+    generator, lr = lively_generator(), photograph(0, 101, 75)
+    whole = Upscaler(generator, "fp32", tile_px=1000)(lr)
+    monkeypatch.setattr(Generator, "receptive_radius_px", 4)
+    assert (Upscaler(generator, "fp32", 32)(lr) != whole).any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 70), (40, 3), (65, 33)])
+def test_any_size(size: tuple[int, int]) -> None:
+    assert Upscaler(lively_generator(1, 4), "fp32", 32)(photograph(0, *size)).shape == (4 * size[0], 4 * size[1], 3)
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 100])
+@pytest.mark.parametrize("tile_px", [8, 32])
+@pytest.mark.parametrize("overlap_px", [0, 5, 40])
+def test_spans_cover_everything_once(length: int, tile_px: int, overlap_px: int) -> None:
+    parts = list(spans(length, tile_px, overlap_px))
+    assert [i for part in parts for i in range(part.keep.start, part.keep.stop)] == list(range(length))
+    for part in parts:
+        assert part.read.start == max(0, part.keep.start - overlap_px)
+        assert part.read.stop == min(length, part.keep.stop + overlap_px)
+
+
+def test_training_mode_is_left_at_the_door() -> None:
+    generator = lively_generator().train()
+    lr = photograph(0, 20, 20)
+    first = Upscaler(generator, "fp32")(lr)
+    assert not generator.training
+    np.testing.assert_array_equal(Upscaler(generator, "fp32")(lr), first)
+
+
+def test_bf16_is_close_to_fp32() -> None:
+    generator, lr = lively_generator(), photograph(0, 40, 40)
+    fp32, bf16 = (Upscaler(generator, precision)(lr).astype(int) for precision in ("fp32", "bf16"))
+    assert 0 < np.abs(fp32 - bf16).mean() < 2
+
+
+def test_work_can_be_given_up_between_tiles() -> None:
+    calls = []
+
+    def stop_at_third() -> None:
+        calls.append(None)
+        if len(calls) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        Upscaler(lively_generator(1, 4), "fp32", 16)(photograph(0, 64, 64), stop_at_third)
+    assert len(calls) == 3
