@@ -1,4 +1,4 @@
-"""What the tests share: tiny photographs and shard sets, one Ray for the session, and the data folder where there is one."""
+"""What the tests share: tiny photographs, a shard set, one Ray for the session, and the benchmark images."""
 
 import os
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def photograph(seed: int, height: int = 120, width: int = 152) -> np.ndarray:
     """Smooth colour fields with edges, `uint8` RGB (height, width, 3): there is something to learn in it."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(np.float64)
-    waves = [np.sin(x * a + y * b + c) for a, b, c in random.uniform(-0.4, 0.4, (3, 3)) + [0, 0, seed]]
+    waves = [np.sin(x * a + y * b + c) for a, b, c in random.uniform(-0.4, 0.4, (3, 3))]
     stripes = np.sign(np.sin(x * random.uniform(0.1, 0.5) + y * random.uniform(0.1, 0.5)))
     return np.clip(128 + 50 * np.stack(waves, -1) + 40 * stripes[..., None], 0, 255).astype(np.uint8)
 

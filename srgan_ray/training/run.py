@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig, to_dict
 from srgan_ray.data.crops import MIXED
@@ -42,6 +43,7 @@ def check_run(config: RunConfig) -> None:
 def run(config: RunConfig, worker: Worker, report: Report, checkpoint: Path | None) -> None:
     """Train from `checkpoint`, or from the beginning, to the last step; rank 0 validates and fills the run folder."""
     stage = build_stage(config, worker)
+    torch.manual_seed(config.crops.seed)
     if checkpoint:
         stage.state.load_state_dict(read_checkpoint(checkpoint))
     feed = Feed(config.data, config.crops, worker.rank, worker.num_workers)

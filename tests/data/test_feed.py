@@ -93,7 +93,9 @@ def test_crops_reach_every_place_and_orientation() -> None:
         (CropConfig(batch_size=4, crop_px=48), 3, "--num-workers 3"),
     ],
 )
-def test_what_the_shards_cannot_feed_is_refused(shards: Path, config: CropConfig, num_workers: int, message: str) -> None:
+def test_what_the_shards_cannot_feed_is_refused(
+    shards: Path, config: CropConfig, num_workers: int, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         Feed(shards, config, 0, num_workers)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import photograph
 from PIL import Image
 
-from conftest import photograph
 from srgan_ray.data import images
 from srgan_ray.data.degrade import DEGRADATIONS
 from srgan_ray.data.manifest import Request, find_finished, read_manifest, split_ids
@@ -108,7 +108,12 @@ def test_limit_takes_the_same_files_for_a_seed_whatever_else(photographs: Path) 
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("no/such/place", "does not exist"), ("stanford-dogs", "images.tar"), (__file__, "is no .tar"), ("broken.tar", "tar")],
+    [
+        ("no/such/place", "does not exist"),
+        ("stanford-dogs", "images.tar"),
+        (__file__, "is no .tar"),
+        ("broken.tar", "tar"),
+    ],
 )
 def test_bad_sources_are_refused_in_words(source: str, message: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)

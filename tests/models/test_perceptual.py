@@ -61,7 +61,7 @@ def test_a_failing_download_names_the_ways_out(tmp_path: Path, monkeypatch) -> N
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
-    with pytest.raises(InputError, match="cannot be downloaded.*no network.*--vgg-weights random"):
+    with pytest.raises(InputError, match=r"cannot be downloaded.*no network.*--vgg-weights random"):
         load_vgg19("imagenet")
 
 

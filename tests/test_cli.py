@@ -1,0 +1,94 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from srgan_ray.cli import main
+
+
+def run(*arguments: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "srgan_ray", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def fails_in_one_line(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert stop.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    lines = output.err.splitlines()
+    assert len(lines) == 1, output.err
+    assert lines[0].startswith(f"srgan-ray {arguments[0]}: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ("unknown", "no verb unknown; wanted one of prepare,"),
+        ("prepare", "--out"),
+        ("prepare nowhere --out x", "SOURCE nowhere does not exist"),
+        ("prepare samples --out x --limit many", "--limit"),
+        ("prepare samples --out x --limit -1", "--limit -1; wanted 0 or more"),
+        ("prepare samples --out x --degradations area", "wanted one or more of opencv_cubic"),
+        ("prepare samples --out x --bogus 1", "--bogus"),
+        ("prepare stanford-dogs --out x", "not yet"),
+        ("pretrain --out x", "--data"),
+        ("pretrain --data nowhere --out x", "manifest.json"),
+        ("pretrain --data {shards} --out x --steps 0", "--steps 0; wanted 1 or more"),
+        ("pretrain --data {shards} --out x --batch-size 3 --num-workers 2", "--num-workers 2"),
+        ("pretrain --data {shards} --out x --precision int8", "--precision int8"),
+        ("pretrain --data {shards} --out x", "--crop-px 96"),
+        ("pretrain --data {shards} --out x --generator.num-blocks 0", "--generator.num-blocks 0"),
+        ("train --data {shards} --out x --crop-px 48", "--init"),
+        ("train --data {shards} --out x --crop-px 48 --init nowhere", "--init nowhere does not exist"),
+        ("evaluate --hr nowhere --degradation matlab_bicubic", "--hr nowhere"),
+        ("evaluate --hr {shards}", "--degradation"),
+        ("upscale {shards}/manifest.json --out x --generator nowhere", "--generator nowhere does not exist"),
+        ("upscale {shards}/manifest.json --out x --generator {shards}/manifest.json", "no generator file"),
+        ("upscale a.png --out x --format gif", "--format"),
+        ("serve --generator nowhere", "--generator nowhere does not exist"),
+        ("serve --port 70000", "--port 70000; wanted 1 to 65535"),
+        ("serve --max-mb 0", "--max-mb 0.0; wanted more than 0"),
+        ("demo", "--out"),
+    ],
+)
+def test_bad_arguments_end_in_one_line_and_2(
+    arguments: str, wanted: str, capsys, shards: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert wanted in fails_in_one_line(capsys, *arguments.format(shards=shards).split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_lists_the_verbs_and_each_verb_its_arguments() -> None:
+    overview = run("--help")
+    assert overview.returncode == 0
+    verbs = ["prepare", "pretrain", "train", "evaluate", "upscale", "serve", "demo"]
+    assert all(f"  {verb} " in overview.stdout for verb in verbs)
+    helped = run("pretrain", "--help")
+    assert helped.returncode == 0
+    for flag in ("--data", "--out", "--steps", "--evaluate-every", "--batch-size", "--num-workers", "--degradation"):
+        assert flag in helped.stdout
+    assert "default: 20000" in helped.stdout
+
+
+def test_the_last_line_on_standard_output_is_json(photographs: Path, tmp_path: Path) -> None:
+    done = run("evaluate", "--hr", str(next(photographs.iterdir())), "--degradation", "matlab_bicubic")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["num_images"] == 4
+    assert "bicubic" in done.stderr
+
+
+def test_a_job_takes_the_same_arguments(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    job = [sys.executable, str(root / "jobs" / "prepare.py"), "nowhere", "--out", "x"]
+    done = subprocess.run(job, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60)
+    assert done.returncode == 2
+    assert "SOURCE nowhere does not exist" in done.stderr

@@ -1,0 +1,195 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig, from_dict, to_dict
+from srgan_ray.data import images
+from srgan_ray.errors import InputError
+from srgan_ray.evaluation.metrics import psnr
+from srgan_ray.models.artifact import load_generator
+from srgan_ray.models.upscaler import Upscaler
+from srgan_ray.training import plain
+from srgan_ray.training.checkpoint import read_checkpoint
+from srgan_ray.training.loop import Window, format_row
+from srgan_ray.training.run import check_run, load_val_pairs
+
+
+@pytest.fixture(params=["pretrain", "train"])
+def config(request) -> RunConfig:
+    """Of both stages."""
+    return request.getfixturevalue(f"{request.param}_config")
+
+
+def steps(config: RunConfig, num_steps: int, out: str = "") -> RunConfig:
+    return dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=num_steps), out=out or config.out)
+
+
+def final_state(config: RunConfig) -> dict:
+    return read_checkpoint(max((Path(config.out) / "checkpoints").glob("step_*")))
+
+
+def equal(first, second) -> bool:
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return first == second
+
+
+def test_ten_steps_are_five_a_restart_and_five(config: RunConfig, tmp_path: Path) -> None:
+    """Bit for bit: weights, averages, optimizers and every recorded figure."""
+    schedule = dataclasses.replace(config.loop, learning_rate_drop_at=1.0)
+    config = dataclasses.replace(config, loop=schedule)
+    whole = steps(config, 10, str(tmp_path / "whole"))
+    plain.fit(whole)
+    plain.fit(steps(config, 5))
+    assert final_state(config)["step"] == 5
+    plain.fit(steps(config, 10))
+    ours, theirs = final_state(config), final_state(whole)
+    for state in (ours, theirs):
+        del state["elapsed_s"]
+    assert equal(ours, theirs)
+    rows = [
+        [{key: value for key, value in json.loads(line).items() if not key.endswith("_s") and key != "seconds_per_step"}
+         for line in (Path(run.out) / "metrics.jsonl").read_text().splitlines()]
+        for run in (config, whole)
+    ]  # fmt: skip
+    assert rows[0] == rows[1]
+    assert [row["step"] for row in rows[0]] == [5, 10]
+
+
+def test_what_was_recorded_after_the_checkpoint_comes_once(pretrain_config: PretrainConfig) -> None:
+    plain.fit(steps(pretrain_config, 10))
+    for step in (10,):  # as after a kill between the validation and the checkpoint
+        folder = Path(pretrain_config.out) / "checkpoints" / f"step_{step:08d}"
+        (folder / "state.pt").unlink()
+        (folder / "checkpoint.json").unlink()
+        folder.rmdir()
+    with open(Path(pretrain_config.out) / "metrics.jsonl", "a") as file:
+        file.write('{"step": 11, "loss_tr')  # cut off
+    plain.fit(steps(pretrain_config, 10))
+    lines = (Path(pretrain_config.out) / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [5, 10]
+
+
+def test_a_finished_run_started_again_does_nothing(pretrain_config: PretrainConfig) -> None:
+    first = plain.fit(pretrain_config)
+    weights = Path(first["generator"]).read_bytes()
+    assert plain.fit(pretrain_config) == first
+    assert Path(first["generator"]).read_bytes() == weights
+
+
+def test_a_run_folder_holds_what_the_contract_says(config: RunConfig) -> None:
+    summary = plain.fit(config)
+    out = Path(config.out)
+    written = json.loads((out / "config.json").read_text())
+    assert from_dict(written["config"]) == config
+    assert written["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in torch.__version__
+    row = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"step", "loss_train", "loss_val", "psnr_val", "psnr_bicubic", "elapsed_s", "seconds_per_step"} <= set(row)
+    assert row["protocol"]["degradation"] == "opencv_cubic"
+    assert summary["psnr_val"] == row["psnr_val"]
+    assert len(list((out / "checkpoints").glob("step_*"))) == 2
+    samples = sorted((out / "samples").glob("*.png"))
+    assert len(samples) == 2 * 3
+    assert images.decode(samples[0].read_bytes()).shape == (140, 4 * 152, 3)
+    events = EventAccumulator(str(out))
+    events.Reload()
+    assert [event.step for event in events.Scalars("psnr_val")] == [5, 10]
+    assert events.Tags()["images"]
+
+
+def test_the_generator_file_gives_the_figures_on_its_card(config: RunConfig) -> None:
+    """What was validated is what is released: averaged weights through the same upscaler."""
+    generator, card = load_generator(plain.fit(config)["generator"])
+    pairs, data_hash = load_val_pairs(config)
+    upscale = Upscaler(generator, config.precision)
+    values = [psnr(pair.hr, upscale(pair.lr), "y") for pair in pairs]
+    assert card.metrics["psnr_val"]["value"] == pytest.approx(sum(values) / len(values))
+    assert card.metrics["psnr_val"]["protocol"]["data_hash"] == data_hash == card.data_hash
+    assert card.stage == to_dict(config)["stage"]
+    assert card.degradation == "opencv_cubic"
+    assert ("random" in card.vgg_weights) == (card.stage == "train")
+
+
+def test_the_best_generator_is_kept_not_the_last(pretrain_config: PretrainConfig) -> None:
+    plain.fit(steps(pretrain_config, 5))
+    best = load_generator(Path(pretrain_config.out) / "generator.safetensors")[1]
+    assert best.step == 5
+    checkpoint = final_state(pretrain_config)
+    checkpoint["lowest_loss_val"] = 0.0  # nothing can be better
+    from srgan_ray.training.checkpoint import write_checkpoint
+
+    write_checkpoint(Path(pretrain_config.out) / "checkpoints" / "step_00000005", checkpoint, {})
+    plain.fit(steps(pretrain_config, 10))
+    assert load_generator(Path(pretrain_config.out) / "generator.safetensors")[1].step == 5
+
+
+def test_training_starts_from_the_pretrained_weights(train_config: TrainConfig) -> None:
+    """With a learning rate of nearly 0, what comes out is what went in."""
+    still = dataclasses.replace(train_config, learning_rate=1e-12)
+    plain.fit(steps(still, 1))
+    before = load_generator(Path(train_config.init) / "generator.safetensors")[0].state_dict()
+    after = final_state(still)["generator"]
+    torch.testing.assert_close(after["tail.weight"], before["tail.weight"])
+
+
+def test_mixed_validates_under_both_degradations(pretrain_config: PretrainConfig) -> None:
+    crops = dataclasses.replace(pretrain_config.crops, degradation="mixed")
+    pairs, _ = load_val_pairs(dataclasses.replace(pretrain_config, crops=crops))
+    assert len(pairs) == 6
+    assert {pair.name.split("_", 1)[1] for pair in pairs} == {"opencv_cubic", "matlab_bicubic"}
+
+
+def test_another_run_in_the_folder_is_refused(pretrain_config: PretrainConfig, tmp_path: Path) -> None:
+    plain.fit(steps(pretrain_config, 1))
+    check_run(steps(pretrain_config, 99))
+    with pytest.raises(InputError, match=r"learning_rate = 0\.001, now 0\.5"):
+        check_run(dataclasses.replace(pretrain_config, learning_rate=0.5))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        check_run(dataclasses.replace(pretrain_config, out=str(tmp_path / "other")))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"init": "nowhere"}, "--init nowhere"),
+        ({"vgg_weights": "nowhere.pth"}, "--vgg-weights"),
+        ({"data": "nowhere"}, "--data nowhere"),
+    ],
+)
+def test_missing_beginnings_are_refused(train_config: TrainConfig, change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_run(dataclasses.replace(train_config, **change))
+
+
+def test_unknown_settings_are_refused(pretrain_config: PretrainConfig) -> None:
+    values = to_dict(pretrain_config)
+    values["loop"]["stepz"] = 3
+    with pytest.raises(InputError, match="stepz"):
+        from_dict(values)
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(pretrain_config: PretrainConfig) -> None:
+    window = Window()
+    window.add({"loss": torch.tensor(float("nan"))})
+    with pytest.raises(FloatingPointError, match="--learning-rate"):
+        window.check_finite()
+    with pytest.raises(FloatingPointError):
+        plain.fit(dataclasses.replace(steps(pretrain_config, 10), learning_rate=1e30))
+    assert not list((Path(pretrain_config.out) / "checkpoints").glob("step_*"))
+
+
+def test_the_line_on_the_console() -> None:
+    row = {"step": 1000, "loss_train": 0.5, "loss_val": 0.25, "psnr_val": 28.1234, "elapsed_s": 93.21}
+    assert format_row(row, 20000) == (
+        "1000/20000: loss_train = 0.500000, loss_val = 0.250000, psnr_val = 28.123 (93.2 s)"
+    )

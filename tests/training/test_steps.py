@@ -1,0 +1,129 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from srgan_ray.data.feed import Batch
+from srgan_ray.models.discriminator import DiscriminatorConfig, build_discriminator
+from srgan_ray.models.generator import GeneratorConfig, build_generator
+from srgan_ray.models.perceptual import load_vgg19
+from srgan_ray.models.precision import autocast
+from srgan_ray.training.losses import adversarial_loss, discriminator_loss, pixel_loss
+from srgan_ray.training.state import adam
+from srgan_ray.training.steps import adversarial_step, pretrain_step
+
+FP32 = autocast("fp32", torch.device("cpu"))
+
+
+@pytest.fixture
+def batch() -> Batch:
+    torch.manual_seed(0)
+    hr = nn.functional.interpolate(torch.rand(4, 3, 6, 6), size=48, mode="bicubic").clamp(0, 1)
+    return Batch(nn.functional.avg_pool2d(hr, 4), hr)
+
+
+@pytest.fixture(scope="module")
+def vgg() -> nn.Module:
+    return load_vgg19("random")
+
+
+class Gan:
+    """A small GAN and its step."""
+
+    def __init__(self, vgg: nn.Module) -> None:
+        self.vgg = vgg
+        self.generator = build_generator(GeneratorConfig(1, 8), 0).train()
+        self.discriminator = build_discriminator(DiscriminatorConfig(4, 16), 48, 0).train()
+        self.optimizers = adam(self.generator, 1e-3), adam(self.discriminator, 1e-3)
+
+    def step(self, batch: Batch, weight: float = 1e-3, cast=FP32) -> dict[str, torch.Tensor]:
+        return adversarial_step(self.generator, self.discriminator, self.vgg, *self.optimizers, weight, batch, cast)
+
+
+def moved(network: nn.Module, before: dict[str, torch.Tensor]) -> float:
+    return max((value - before[name]).abs().max().item() for name, value in network.named_parameters())
+
+
+def test_pretraining_learns_the_pixels(batch: Batch) -> None:
+    generator = build_generator(GeneratorConfig(1, 8), 0).train()
+    optimizer = adam(generator, 1e-2)
+    losses = [pretrain_step(generator, optimizer, batch, FP32)["loss"].item() for _ in range(60)]
+    assert losses[0] == pytest.approx(pixel_loss(build_generator(GeneratorConfig(1, 8), 0)(batch.lr), batch.hr).item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_pixel_loss_is_the_mean_squared_error_outside_the_range_too() -> None:
+    """No clamp in the graph: values out of range still get a gradient."""
+    sr = torch.full((1, 3, 2, 2), 1.5, requires_grad=True)
+    loss = pixel_loss(sr, torch.ones(1, 3, 2, 2))
+    loss.backward()
+    assert loss.item() == pytest.approx(0.25)
+    assert sr.grad is not None
+    assert (sr.grad > 0).all()
+
+
+def test_adversarial_losses_keep_their_gradient_at_large_logits() -> None:
+    """Trap 13: sigmoid and BCE apart would give 0 there."""
+    fooled, caught = torch.tensor([[20.0]], requires_grad=True), torch.tensor([[-20.0]], requires_grad=True)
+    adversarial_loss(caught).backward()
+    discriminator_loss(torch.full((1, 1), 20.0), fooled).backward()
+    assert caught.grad is not None
+    assert fooled.grad is not None
+    assert caught.grad.item() == pytest.approx(-1, abs=1e-3)
+    assert fooled.grad.item() == pytest.approx(1, abs=1e-3)
+    assert adversarial_loss(torch.zeros(3, 1)).item() == pytest.approx(0.6931, abs=1e-4)
+    assert discriminator_loss(torch.full((2, 1), 9.0), torch.full((2, 1), -9.0)).item() < 1e-3
+
+
+def test_one_step_moves_both_networks_and_only_them(batch: Batch, vgg: nn.Module) -> None:
+    gan = Gan(vgg)
+    before = [copy.deepcopy(dict(network.named_parameters())) for network in (gan.generator, gan.discriminator, vgg)]
+    terms = gan.step(batch)
+    assert moved(gan.generator, before[0]) > 0
+    assert moved(gan.discriminator, before[1]) > 0
+    assert moved(vgg, before[2]) == 0
+    assert set(terms) == {"loss", "loss_content", "loss_adversarial", "loss_discriminator", "d_hr", "d_sr"}
+    assert all(term.isfinite() and not term.requires_grad and term.ndim == 0 for term in terms.values())
+    assert terms["loss"] == pytest.approx((terms["loss_content"] + 1e-3 * terms["loss_adversarial"]).item())
+
+
+def test_the_generators_step_leaves_no_gradient_in_the_discriminator(batch: Batch, vgg: nn.Module) -> None:
+    """Trap 14: D's gradient after the step is that of its own loss, and nothing was added by G's."""
+    gan = Gan(vgg)
+    twin = copy.deepcopy(gan.discriminator)
+    sr = copy.deepcopy(gan.generator)(batch.lr).detach()
+    gan.step(batch)
+    discriminator_loss(twin(batch.hr), twin(sr)).backward()
+    for (name, ours), (_, theirs) in zip(gan.discriminator.named_parameters(), twin.named_parameters()):
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_both_terms_reach_the_generator(batch: Batch, vgg: nn.Module, weight: float) -> None:
+    """Trap 12: the content loss alone (weight 0) already moves every parameter; the adversarial term adds to it."""
+    gan = Gan(vgg)
+    gan.step(batch, weight)
+    gradients = {name: parameter.grad for name, parameter in gan.generator.named_parameters()}
+    assert all(gradient is not None and gradient.abs().max() > 0 for gradient in gradients.values())
+    content_only = Gan(vgg)
+    content_only.step(batch, 0.0)
+    differs = any(
+        not torch.allclose(gradients[name], parameter.grad)
+        for name, parameter in content_only.generator.named_parameters()
+    )
+    assert differs == (weight > 0)
+
+
+def test_the_discriminator_learns_to_tell(batch: Batch, vgg: nn.Module) -> None:
+    gan = Gan(vgg)
+    terms = [gan.step(batch) for _ in range(12)]
+    assert terms[-1]["loss_discriminator"] < terms[0]["loss_discriminator"]
+    assert terms[-1]["d_hr"] > terms[-1]["d_sr"]
+
+
+def test_steps_in_bf16_follow_those_in_fp32(batch: Batch, vgg: nn.Module) -> None:
+    bf16 = autocast("bf16", torch.device("cpu"))
+    full, half = Gan(vgg).step(batch), Gan(vgg).step(batch, cast=bf16)
+    for name in full:
+        assert half[name].item() == pytest.approx(full[name].item(), rel=0.1, abs=1e-3), name
