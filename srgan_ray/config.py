@@ -4,7 +4,7 @@ A command line, `config.json` in a run, a checkpoint and a search all use the sa
 """
 
 import dataclasses
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import tyro
 
@@ -16,7 +16,6 @@ from srgan_ray.models.perceptual import CACHED
 from srgan_ray.models.precision import PRECISIONS
 from srgan_ray.training.loop import LoopConfig
 
-T = TypeVar("T")
 Flat = tyro.conf.arg(name="")  # the part's flags stand without its name before them
 
 
@@ -75,15 +74,16 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 def from_dict(values: dict[str, Any]) -> RunConfig:
     """The config that `to_dict` gave. Raises InputError for an unknown key."""
     stage = {name: config_type for config_type, name in STAGE_NAMES.items()}[values["stage"]]
-    return _build(stage, {key: value for key, value in values.items() if key != "stage"})
+    config: RunConfig = _build(stage, {key: value for key, value in values.items() if key != "stage"})
+    return config
 
 
-def _build(config_type: type[T], values: dict[str, Any]) -> T:
+def _build(config_type: Any, values: dict[str, Any]) -> Any:
     fields = {field.name: field for field in dataclasses.fields(config_type)}
     if unknown := set(values) - set(fields):
         raise InputError(f"unknown setting {min(unknown)}; wanted one of {', '.join(fields)}")
     parts = {name: type(field.default) for name, field in fields.items() if dataclasses.is_dataclass(field.default)}
-    return config_type(**{k: _build(parts[k], v) if k in parts else v for k, v in values.items()})  # type: ignore
+    return config_type(**{k: _build(parts[k], v) if k in parts else v for k, v in values.items()})
 
 
 STAGE_NAMES: dict[type[RunConfig], str] = {PretrainConfig: "pretrain", TrainConfig: "train"}

@@ -62,7 +62,11 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         **prepared,
         "generator": str(trained),
         "vgg_weights": f"{RANDOM}: the adversarial stage shows that it runs, not what it is worth",
-        "psnr_y": {"bicubic": bicubic_db, **{name: row["psnr_y"] for name, row in figures.items()}, "served": served_db},
+        "psnr_y": {
+            "bicubic": bicubic_db,
+            **{name: row["psnr_y"] for name, row in figures.items()},
+            "served": served_db,
+        },
         "http_headers": headers,
         "before_after": str(out / "before_after.png"),
     }
@@ -134,7 +138,7 @@ def _upscale_over_http(pretrained: Path, trained: Path, lr: np.ndarray) -> tuple
     from srgan_ray.on_ray.app import endpoint
 
     model = ModelConfig(generator=str(trained), fidelity_generator=str(pretrained))
-    with endpoint(ServeConfig(model=model, port=_free_port())) as url:
+    with endpoint(ServeConfig(model=model, port=free_port())) as url:
         request = urllib.request.Request(
             f"{url}/upscale", data=images.encode(lr, "png"), headers={"Content-Type": "image/png"}
         )
@@ -143,7 +147,8 @@ def _upscale_over_http(pretrained: Path, trained: Path, lr: np.ndarray) -> tuple
             return images.decode(answer.read()), headers
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
         return int(server.getsockname()[1])
 

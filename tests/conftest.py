@@ -11,6 +11,8 @@ from srgan_ray.data import images
 from srgan_ray.data.manifest import Manifest, Request, hash_data, split_ids, write_manifest
 from srgan_ray.data.shards import inspect, write_shard
 from srgan_ray.data.sources import list_photographs
+from srgan_ray.models.artifact import Card, save_generator
+from srgan_ray.models.generator import GeneratorConfig, build_generator
 from srgan_ray.on_ray.session import ray_session
 
 for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # the tests' Ray is their own
@@ -56,6 +58,26 @@ def shards(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_manifest(folder, Manifest(request, {"found": 8}, entries, hash_data(request, splits), {}))
     return folder
+
+
+def write_generator(path: Path, seed: int, name: str) -> str:
+    generator = build_generator(GeneratorConfig(1, 8), seed)
+    sizes = {"num_blocks": 1, "num_features": 8}
+    card = Card(name, sizes, "opencv_cubic", "train", 5, "random, seed 0", {}, {}, "hash")
+    save_generator(path, generator.state_dict(), card)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def generator_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained generator."""
+    return write_generator(tmp_path_factory.mktemp("generator") / "sharp.safetensors", 0, "sharp")
+
+
+@pytest.fixture(scope="session")
+def other_generator_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Another one of the same size."""
+    return write_generator(tmp_path_factory.mktemp("generator") / "faithful.safetensors", 1, "faithful")
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ def fit(config: RunConfig) -> dict[str, Any]:
             use_gpu=use_gpu,
             resources_per_worker={"CPU": num_cpus, **({"GPU": 1} if use_gpu else {})},
         ),
-        run_config=ray.train.RunConfig(
+        run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # statically this is the class of Ray Train v1
             name=CHECKPOINTS,
             storage_path=str(Path(config.out).resolve()),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_KEPT),

@@ -1,8 +1,8 @@
 import cv2
 import numpy as np
 import pytest
-from conftest import photograph
 
+from conftest import photograph
 from srgan_ray.data import images
 from srgan_ray.data.degrade import matlab_bicubic, matlab_bicubic_up, opencv_cubic
 

@@ -2,9 +2,9 @@ import io
 
 import numpy as np
 import pytest
-from conftest import photograph
 from PIL import Image
 
+from conftest import photograph
 from srgan_ray.data import images
 
 

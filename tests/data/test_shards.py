@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import photograph
 from PIL import Image
 
+from conftest import photograph
 from srgan_ray.data import images
 from srgan_ray.data.degrade import DEGRADATIONS
 from srgan_ray.data.manifest import Request, find_finished, read_manifest, split_ids

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import photograph
 
+from conftest import photograph
 from srgan_ray.data import images
 from srgan_ray.data.degrade import matlab_bicubic
 from srgan_ray.errors import InputError

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
-from conftest import photograph
 from skimage.metrics import peak_signal_noise_ratio
 
+from conftest import photograph
 from srgan_ray.evaluation.metrics import Measurement, Protocol, measure, psnr, rgb_to_y, ssim
 
 HR = photograph(0)

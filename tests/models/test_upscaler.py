@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import photograph
 
+from conftest import photograph
 from srgan_ray.models.generator import Generator, GeneratorConfig, build_generator
 from srgan_ray.models.upscaler import Upscaler, inside, scaled, spans
 

@@ -15,7 +15,7 @@ import pytest
 
 from conftest import photograph
 from srgan_ray.data import images
-from srgan_ray.demo import _free_port
+from srgan_ray.demo import free_port
 from srgan_ray.errors import InputError
 from srgan_ray.models.artifact import load_generator
 from srgan_ray.models.upscaler import Upscaler
@@ -38,7 +38,7 @@ def test_the_endpoint_answers_and_refuses_over_http(generator_file: str, ray_clu
     from srgan_ray.on_ray.app import endpoint
 
     lr = photograph(0, 30, 40)
-    config = ServeConfig(ModelConfig(generator_file), Limits(max_mb=0.1, max_waiting=2), port=_free_port())
+    config = ServeConfig(ModelConfig(generator_file), Limits(max_mb=0.1, max_waiting=2), port=free_port())
     with endpoint(config) as url:
         status, headers, body = post(url, images.encode(lr, "png"))
         assert status == 200
@@ -74,8 +74,9 @@ def test_a_taken_port_is_refused(generator_file: str, ray_cluster: None) -> None
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=f"--port {port}"), endpoint(
-            ServeConfig(ModelConfig(generator_file), port=port)
+        with (
+            pytest.raises(InputError, match=f"--port {port}"),
+            endpoint(ServeConfig(ModelConfig(generator_file), port=port)),
         ):
             pass
 
@@ -90,7 +91,7 @@ def test_more_cpus_than_there_are_are_refused(generator_file: str, ray_cluster: 
 
 @pytest.mark.slow
 def test_the_command_serves_until_ctrl_c(generator_file: str, tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "srgan_ray", "serve", "--generator", generator_file, "--port", str(port)]
     running = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
