@@ -99,11 +99,10 @@ def serve(argv: list[str]) -> Summary:
     with ray_session():
         from srgan_ray.on_ray.app import endpoint
 
-        with endpoint(config) as url:
-            print(f"serving on {url}, page of the interface at {url}/docs; Ctrl-C stops", file=sys.stderr)
-            with contextlib.suppress(KeyboardInterrupt):
-                signal.pause()
-    return {"served": url}
+        with contextlib.suppress(KeyboardInterrupt), endpoint(config) as url:
+            print(f"serving on {url}, its interface described at {url}/docs; Ctrl-C stops", file=sys.stderr)
+            signal.pause()
+    return {"served": f"http://{config.host}:{config.port}"}
 
 
 def demo(argv: list[str]) -> Summary:

@@ -4,28 +4,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from fakes import photograph, write_generator
 from srgan_ray.data import images
 from srgan_ray.data.manifest import Manifest, Request, hash_data, split_ids, write_manifest
 from srgan_ray.data.shards import inspect, write_shard
 from srgan_ray.data.sources import list_photographs
-from srgan_ray.models.artifact import Card, save_generator
-from srgan_ray.models.generator import GeneratorConfig, build_generator
 from srgan_ray.on_ray.session import ray_session
 
 for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # the tests' Ray is their own
     os.environ.pop(name, None)
-
-
-def photograph(seed: int, height: int = 120, width: int = 152) -> np.ndarray:
-    """Smooth colour fields with edges, `uint8` RGB (height, width, 3): there is something to learn in it."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width].astype(np.float64)
-    waves = [np.sin(x * a + y * b + c) for a, b, c in random.uniform(-0.4, 0.4, (3, 3))]
-    stripes = np.sign(np.sin(x * random.uniform(0.1, 0.5) + y * random.uniform(0.1, 0.5)))
-    return np.clip(128 + 50 * np.stack(waves, -1) + 40 * stripes[..., None], 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +30,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shards(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished shard set of `photographs`, made without Ray: 5 train and 3 val."""
+    """A finished shard set of `photographs`, made without Ray: 4 train and 4 val."""
     folder = tmp_path_factory.mktemp("shards")
     request = Request(str(photographs), val_fraction=0.5, min_side_px=48)
     findings = [inspect(file, request.min_side_px) for file in list_photographs(request.source, 0, 0)]
@@ -58,14 +47,6 @@ def shards(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_manifest(folder, Manifest(request, {"found": 8}, entries, hash_data(request, splits), {}))
     return folder
-
-
-def write_generator(path: Path, seed: int, name: str) -> str:
-    generator = build_generator(GeneratorConfig(1, 8), seed)
-    sizes = {"num_blocks": 1, "num_features": 8}
-    card = Card(name, sizes, "opencv_cubic", "train", 5, "random, seed 0", {}, {}, "hash")
-    save_generator(path, generator.state_dict(), card)
-    return str(path)
 
 
 @pytest.fixture(scope="session")

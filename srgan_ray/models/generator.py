@@ -37,7 +37,7 @@ class ResidualBlock(nn.Module):
             nn.BatchNorm2d(num_features),
             nn.PReLU(),
             nn.Conv2d(num_features, num_features, 3, padding=1, bias=False),
-            nn.BatchNorm2d(num_features),
+            _zero_batchnorm(num_features),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Generator(nn.Module):
         self.trunk = nn.Sequential(
             *(ResidualBlock(width) for _ in range(config.num_blocks)),
             nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
+            _zero_batchnorm(width),
         )
         self.upsample = nn.Sequential(
             *(
@@ -68,11 +68,6 @@ class Generator(nn.Module):
             )
         )
         self.tail = nn.Conv2d(width, 3, 9, padding=4)
-        # Each block begins as the identity (Goyal et al. 2017, §5.1): 450 steps of a small generator reached 25.5 dB
-        # where PyTorch's scale of 1 reached 23.3.
-        for block in [*self.trunk[: config.num_blocks]]:
-            nn.init.zeros_(block.body[-1].weight)
-        nn.init.zeros_(self.trunk[-1].weight)
 
     def forward(self, lr: Tensor) -> Tensor:
         shallow = self.head(lr)
@@ -84,6 +79,16 @@ class Generator(nn.Module):
         head, blocks, trunk_end = 4, 2 * self.config.num_blocks, 1
         upsample, tail = 1 + 1 / 2, 4 / SCALE
         return math.ceil(head + blocks + trunk_end + upsample + tail)
+
+
+def _zero_batchnorm(num_features: int) -> nn.BatchNorm2d:
+    """The last of a residual branch: with scale 0 at first, the branch begins as nothing (Goyal et al. 2017, §5.1).
+
+    450 steps of a small generator reached 25.5 dB so, and 23.3 dB with PyTorch's scale of 1.
+    """
+    layer = nn.BatchNorm2d(num_features)
+    nn.init.zeros_(layer.weight)
+    return layer
 
 
 def build_generator(config: GeneratorConfig, seed: int) -> Generator:

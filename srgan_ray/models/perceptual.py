@@ -4,7 +4,6 @@ import hashlib
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from srgan_ray.errors import InputError
@@ -47,10 +46,12 @@ def load_vgg19(weights: str) -> VGG19Features:
 
     Raises InputError where the weights are not to be had or do not fit.
     """
+    import torchvision  # takes a second and a half, and only this stage needs it
+
     vgg = torchvision.models.vgg19(init_weights=False)
     if weights == RANDOM:
         return VGG19Features(_initialise(vgg.features[:RELU_5_4]), "random, seed 0")
-    path = _find_weights(weights)
+    path = _find_weights(weights, torchvision.models.VGG19_Weights.IMAGENET1K_V1.url)
     try:
         vgg.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch.load raises nearly anything for a file that is not its own
@@ -61,8 +62,7 @@ def load_vgg19(weights: str) -> VGG19Features:
     return VGG19Features(vgg.features[:RELU_5_4], f"{path.name}, sha256 {digest}…")
 
 
-def _find_weights(weights: str) -> Path:
-    url = torchvision.models.VGG19_Weights.IMAGENET1K_V1.url
+def _find_weights(weights: str, url: str) -> Path:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if weights == IMAGENET and not cached.is_file():
         try:

@@ -4,6 +4,9 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 
 from srgan_ray.errors import InputError
@@ -21,6 +24,18 @@ def ray_session() -> Iterator[None]:
         _set_embedded_environment()
     import ray
 
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints its messages to standard output
+        _init(address)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _init(address: str) -> None:
+    import ray
+
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address or "local",
@@ -30,10 +45,8 @@ def ray_session() -> Iterator[None]:
         )
     except ConnectionError as error:
         raise InputError(f"RAY_ADDRESS {address} does not answer; wanted a running cluster, or unset") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)  # ray.init puts a handler of its own there, which aborts
 
 
 def _set_embedded_environment() -> None:

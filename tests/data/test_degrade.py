@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from conftest import photograph
+from fakes import photograph
 from srgan_ray.data import images
 from srgan_ray.data.degrade import matlab_bicubic, matlab_bicubic_up, opencv_cubic
 

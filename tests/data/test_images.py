@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import photograph
+from fakes import photograph
 from srgan_ray.data import images
 
 

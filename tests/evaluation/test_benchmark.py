@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import photograph
+from fakes import photograph
 from srgan_ray.data import images
 from srgan_ray.data.degrade import matlab_bicubic
 from srgan_ray.errors import InputError

@@ -4,7 +4,7 @@ import torch
 import torchmetrics
 from skimage.metrics import peak_signal_noise_ratio
 
-from conftest import photograph
+from fakes import photograph
 from srgan_ray.evaluation.metrics import Measurement, Protocol, measure, psnr, rgb_to_y, ssim
 
 HR = photograph(0)

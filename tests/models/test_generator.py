@@ -24,6 +24,9 @@ def test_any_size_becomes_four_times_as_large(size: tuple[int, int]) -> None:
 def test_receptive_radius_is_what_gradients_say(num_blocks: int) -> None:
     """No input further away than the radius changes an output; one a pixel nearer does."""
     generator = build_generator(GeneratorConfig(num_blocks, 8), 0).eval().double()
+    for module in generator.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
     radius = generator.receptive_radius_px
     side = 2 * radius + 9
     lr = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import photograph
+from fakes import photograph
 from srgan_ray.models.generator import Generator, GeneratorConfig, build_generator
 from srgan_ray.models.upscaler import Upscaler, inside, scaled, spans
 
@@ -13,6 +13,7 @@ def lively_generator(num_blocks: int = 4, num_features: int = 16) -> Generator:
     with torch.no_grad():
         for module in generator.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.fill_(1)
                 module.running_var.fill_(0.05)
             if isinstance(module, torch.nn.PReLU):
                 module.weight.fill_(0.6)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import photograph
+from fakes import photograph
 from srgan_ray.data import images
 from srgan_ray.demo import free_port
 from srgan_ray.errors import InputError

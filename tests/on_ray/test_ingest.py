@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from conftest import photograph
+from fakes import photograph
 from srgan_ray.data import images
 from srgan_ray.data.manifest import Request, find_finished, read_manifest
 from srgan_ray.data.shards import ShardSet

@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from conftest import photograph
+from fakes import photograph
 from srgan_ray.data import images
 from srgan_ray.models.artifact import interpolate, load_generator
 from srgan_ray.models.upscaler import Upscaler
@@ -64,12 +64,17 @@ def test_formats(client: TestClient, format: str, pillow_format: str) -> None:
     assert (image.format, image.size) == (pillow_format, (144, 80))
 
 
-def test_red_stays_red(generator_file: str) -> None:
+def test_red_stays_red(generator_file: str, monkeypatch) -> None:
     """The channel order survives decoding, the network's input, and encoding."""
     seen = []
     handler = Handler(ModelConfig(generator_file))
-    upscaler = handler._upscaler(None)
-    handler._upscaler = lambda _: lambda lr, stop: seen.append(lr) or upscaler(lr, stop)
+    run = Upscaler.__call__
+
+    def remember(self, lr, before_tile):
+        seen.append(lr)
+        return run(self, lr, before_tile)
+
+    monkeypatch.setattr(Upscaler, "__call__", remember)
     red = np.zeros((8, 8, 3), np.uint8)
     red[..., 0] = 255
     with TestClient(build_api(handler, Limits())) as client:

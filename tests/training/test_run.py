@@ -143,7 +143,7 @@ def test_training_starts_from_the_pretrained_weights(train_config: TrainConfig) 
 def test_mixed_validates_under_both_degradations(pretrain_config: PretrainConfig) -> None:
     crops = dataclasses.replace(pretrain_config.crops, degradation="mixed")
     pairs, _ = load_val_pairs(dataclasses.replace(pretrain_config, crops=crops))
-    assert len(pairs) == 6
+    assert len(pairs) == 8
     assert {pair.name.split("_", 1)[1] for pair in pairs} == {"opencv_cubic", "matlab_bicubic"}
 
 

@@ -34,6 +34,9 @@ class Gan:
     def __init__(self, vgg: nn.Module) -> None:
         self.vgg = vgg
         self.generator = build_generator(GeneratorConfig(1, 8), 0).train()
+        for module in self.generator.modules():  # which begin at 0, where nothing but themselves has a gradient
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.ones_(module.weight)
         self.discriminator = build_discriminator(DiscriminatorConfig(4, 16), 48, 0).train()
         self.optimizers = adam(self.generator, 1e-3), adam(self.discriminator, 1e-3)
 

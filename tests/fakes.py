@@ -1,0 +1,25 @@
+"""Photographs and generators that tests make up."""
+
+from pathlib import Path
+
+import numpy as np
+
+from srgan_ray.models.artifact import Card, save_generator
+from srgan_ray.models.generator import GeneratorConfig, build_generator
+
+
+def photograph(seed: int, height: int = 120, width: int = 152) -> np.ndarray:
+    """Smooth colour fields with edges, `uint8` RGB (height, width, 3): there is something to learn in it."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    waves = [np.sin(x * a + y * b + c) for a, b, c in random.uniform(-0.4, 0.4, (3, 3))]
+    stripes = np.sign(np.sin(x * random.uniform(0.1, 0.5) + y * random.uniform(0.1, 0.5)))
+    return np.clip(128 + 50 * np.stack(waves, -1) + 40 * stripes[..., None], 0, 255).astype(np.uint8)
+
+
+def write_generator(path: Path, seed: int, name: str) -> str:
+    generator = build_generator(GeneratorConfig(1, 8), seed)
+    sizes = {"num_blocks": 1, "num_features": 8}
+    card = Card(name, sizes, "opencv_cubic", "train", 5, "random, seed 0", {}, {}, "hash")
+    save_generator(path, generator.state_dict(), card)
+    return str(path)
