@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def prepare(argv: list[str]) -> Summary:
     """Photographs to LR/HR shards."""
-    from srgan_ray.data.manifest import PrepareConfig, find_finished, summarize
+    from srgan_ray.data.manifest import PrepareConfig, find_finished, make_folder, summarize
     from srgan_ray.data.sources import list_photographs
     from srgan_ray.on_ray.session import ray_session
 
@@ -53,6 +53,7 @@ def prepare(argv: list[str]) -> Summary:
         print(f"{folder} holds this shard set already; nothing to do", file=sys.stderr)
         return summarize(folder, manifest)
     photographs = list_photographs(config.request.source, config.request.limit, config.request.seed)
+    make_folder(folder)
     with ray_session():
         from srgan_ray.on_ray import ingest
 

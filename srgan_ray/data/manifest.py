@@ -147,6 +147,14 @@ def find_finished(request: Request, folder: Path) -> Manifest | None:
     return None
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of a shard set. Raises InputError where that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {folder} cannot be made ({error.strerror}); wanted a folder to write to") from error
+
+
 def summarize(folder: Path, manifest: Manifest) -> dict[str, Any]:
     """What a command says at its end: where the set is and what is in it."""
     return {"shards": str(folder), **manifest.counts, "data_hash": manifest.data_hash}

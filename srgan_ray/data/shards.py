@@ -24,6 +24,7 @@ from srgan_ray.data import images
 from srgan_ray.data.degrade import DEGRADATIONS, SCALE
 from srgan_ray.data.manifest import Shard, read_manifest
 from srgan_ray.data.sources import Photograph
+from srgan_ray.errors import InputError
 
 ROWS_PER_SHARD = 64
 ROWS_PER_GROUP = 8  # what one random read costs
@@ -108,6 +109,9 @@ class ShardSet:
         self.folder = Path(folder)
         self.manifest = read_manifest(folder)
         self._shards = [shard for shard in self.manifest.shards if shard.split == split]
+        for shard in self._shards:
+            if not (self.folder / shard.path).is_file():
+                raise InputError(f"--data {folder} lacks {shard.path}, which its manifest names: run prepare again")
         self._ends = list(accumulate(shard.num_rows for shard in self._shards))
         self._files: dict[int, pq.ParquetFile] = {}
 

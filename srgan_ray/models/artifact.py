@@ -102,7 +102,7 @@ def interpolate(perceptual: Generator, faithful: Generator, fidelity: float) -> 
     theirs = faithful.state_dict()
     blend.load_state_dict(
         {
-            name: torch.lerp(tensor, theirs[name], fidelity) if tensor.is_floating_point() else tensor
+            name: torch.lerp(tensor.cpu(), theirs[name].cpu(), fidelity) if tensor.is_floating_point() else tensor
             for name, tensor in perceptual.state_dict().items()
         }
     )

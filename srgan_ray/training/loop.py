@@ -72,6 +72,7 @@ def train(
         set_learning_rate(state, learning_rate_at(step, learning_rate, config))
         window.add(take_step(batch))
         state.advance()
+        state.elapsed_s, tick = state.elapsed_s + time.perf_counter() - tick, time.perf_counter()
         report.progress(step)
         if is_due(step, config.evaluate_every, config.steps):
             means = window.means()
@@ -81,7 +82,6 @@ def train(
         if is_due(step, config.checkpoint_every, config.steps):
             window.check_finite()
             report.checkpoint(state)
-        state.elapsed_s, tick = state.elapsed_s + time.perf_counter() - tick, time.perf_counter()
 
 
 def is_due(step: int, every: int, last: int) -> bool:

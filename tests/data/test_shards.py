@@ -160,6 +160,12 @@ def test_a_shard_set_is_valid_only_with_its_manifest(shards: Path, tmp_path: Pat
         ShardSet(tmp_path, "train")
 
 
+def test_a_set_that_lost_a_shard_is_refused(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text((shards / "manifest.json").read_text())
+    with pytest.raises(InputError, match=r"train/00000\.parquet"):
+        ShardSet(tmp_path, "train")
+
+
 def test_a_finished_set_is_found_again_and_another_is_refused(shards: Path, tmp_path: Path) -> None:
     request = read_manifest(shards).request
     assert find_finished(request, shards) == read_manifest(shards)
