@@ -5,11 +5,14 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
 
 from srgan_ray.errors import InputError
+
+CONNECT_TIMEOUT_S = 10
 
 
 @contextlib.contextmanager
@@ -20,7 +23,9 @@ def ray_session() -> Iterator[None]:
     where RAY_ADDRESS does not answer.
     """
     address = os.environ.get("RAY_ADDRESS", "")
-    if not address:
+    if address:
+        _check_answers(address)
+    else:
         _set_embedded_environment()
     import ray
 
@@ -47,6 +52,16 @@ def _init(address: str) -> None:
         raise InputError(f"RAY_ADDRESS {address} does not answer; wanted a running cluster, or unset") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # ray.init puts a handler of its own there, which aborts
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():  # not `auto`
+        try:
+            socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            raise InputError(f"RAY_ADDRESS {address}: {error}; wanted a running cluster, or unset") from error
 
 
 def _set_embedded_environment() -> None:
