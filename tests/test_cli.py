@@ -47,7 +47,7 @@ def fails_in_one_line(capsys, *arguments: str) -> str:
         ("train --data {shards} --out x --crop-px 48", "--init"),
         ("train --data {shards} --out x --crop-px 48 --init nowhere", "nowhere does not exist; wanted a run folder"),
         ("evaluate --hr nowhere --degradation matlab_bicubic", "--hr nowhere"),
-        ("evaluate --hr {shards}", "--degradation"),
+        ("evaluate --hr {shards} --degradation area", "--degradation area; wanted one of"),
         ("upscale {shards}/manifest.json --out x --generator nowhere", "--generator nowhere does not exist"),
         ("upscale {shards}/manifest.json --out x --generator {shards}/manifest.json", "no generator file"),
         ("upscale a.png --out x --format gif", "--format"),

@@ -33,9 +33,9 @@ class EvaluateConfig:
     hr: str
     """Folder of HR images."""
     lr: str = ""
-    """Folder of LR images with the names of the HR images; or give --degradation."""
+    """Folder of LR images with the names of the HR images; without it, LR is made from HR."""
     degradation: str = ""
-    """Make LR from HR this way: opencv_cubic or matlab_bicubic."""
+    """How LR is made from HR: opencv_cubic or matlab_bicubic, which papers use and is taken where nothing is given."""
     generator: str = ""
     """Generator file, or the run folder that holds it; the released generator where none is given."""
     precision: str = "auto"
@@ -59,13 +59,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
     Where no generator is given or released, the table has the bicubic row alone, and says so.
     """
-    pairs = load_pairs(config.hr, config.lr, config.degradation)
+    degradation = config.degradation or (FROM_FILES if config.lr else "matlab_bicubic")
+    pairs = load_pairs(config.hr, config.lr, degradation)
     upscalers, trained_on = _load_upscalers(config)
-    degradation = config.degradation or FROM_FILES
     table = compare(pairs, upscalers, degradation, Path(config.pictures) if config.pictures else None)
     print(format_table(table), file=sys.stderr)
-    if config.degradation and trained_on not in ("", MIXED, config.degradation):
-        print(f"note: trained on LR by {trained_on}, measured on {config.degradation}", file=sys.stderr)
+    if not config.lr and trained_on not in ("", MIXED, degradation):
+        print(f"note: trained on LR by {trained_on}, measured on {degradation}", file=sys.stderr)
     figures = {name: as_json(row) for name, row in table.items()}
     if config.json:
         Path(config.json).parent.mkdir(parents=True, exist_ok=True)
@@ -85,11 +85,11 @@ def _load_upscalers(config: EvaluateConfig) -> tuple[dict[str, Upscale], str]:
 def load_pairs(hr_folder: str, lr_folder: str, degradation: str) -> list[Pair]:
     """The HR images of a folder, cropped to multiples of 4, with LR from `lr_folder` (same names) or made from HR.
 
-    Raises InputError where both or neither of `lr_folder` and `degradation` are given, or files do not fit.
+    Raises InputError where both `lr_folder` and a `degradation` other than FROM_FILES are given, or files do not fit.
     """
-    if bool(lr_folder) == bool(degradation):
-        raise InputError("--lr and --degradation: wanted one of them, found " + ("both" if lr_folder else "neither"))
-    if degradation and degradation not in DEGRADATIONS:
+    if lr_folder and degradation != FROM_FILES:
+        raise InputError(f"--lr {lr_folder} and --degradation {degradation}; wanted one of them")
+    if not lr_folder and degradation not in DEGRADATIONS:
         raise InputError(f"--degradation {degradation}; wanted one of {', '.join(DEGRADATIONS)}")
     pairs = []
     for path in _image_files("--hr", hr_folder):

@@ -87,7 +87,8 @@ class Evaluation:
         self._report.evaluated(row)
 
     def _psnr(self, outputs: list[np.ndarray]) -> Measurement:
-        protocol = Protocol("psnr", "y", self._config.crops.degradation, self._data_hash)
+        data = f"{self._data_hash}, {len(outputs)} of val"
+        protocol = Protocol("psnr", "y", self._config.crops.degradation, data)
         return Measurement(float(np.mean([psnr(pair.hr, sr, "y") for pair, sr in zip(self._pairs, outputs)])), protocol)
 
     def _save_samples(self, outputs: list[np.ndarray]) -> None:

@@ -52,11 +52,11 @@ def test_opencv_cubic_is_opencv() -> None:
 
 
 def test_only_opencv_cubic_aliases() -> None:
-    """A grating of period 4 and mean 128 (FIELD trap 8): antialiased it is flat grey, sampled it is nearly black."""
+    """A grating of period 4 and mean 128 becomes grey of 128 when antialiased, and another grey when sampled."""
     grating = np.tile(np.array([8, 128, 248, 128], np.uint8)[None, :, None], (64, 16, 3))
-    assert matlab_bicubic(grating)[:, 4:-4].std() < 2
-    assert abs(int(matlab_bicubic(grating)[8, 8, 0]) - 128) <= 2
-    assert np.abs(opencv_cubic(grating)[:, 4:-4].astype(int) - 128).mean() > 20 or opencv_cubic(grating).std() > 20
+    antialiased, sampled = (degrade(grating)[:, 4:-4].astype(int) for degrade in (matlab_bicubic, opencv_cubic))
+    assert np.abs(antialiased - 128).max() <= 2
+    assert np.abs(sampled - 128).min() > 50
 
 
 def test_constant_stays_constant() -> None:
@@ -74,7 +74,7 @@ def test_refuses_sides_that_are_no_multiples(degrade) -> None:
 
 @pytest.mark.parametrize("degrade", [opencv_cubic, matlab_bicubic])
 def test_lr_lies_where_hr_lies(degrade) -> None:
-    """Trap 9: flipping before or after gives the same LR, which a shift by a pixel would break."""
+    """Flipping before or after gives the same LR, which a shift by a pixel would break."""
     hr = photograph(3)
     np.testing.assert_array_equal(degrade(hr[:, ::-1].copy()), degrade(hr)[:, ::-1])
     turned = degrade(np.rot90(hr).copy()).astype(int) - np.rot90(degrade(hr))

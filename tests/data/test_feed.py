@@ -35,7 +35,7 @@ def test_batches_are_float_pairs_in_range(shards: Path) -> None:
 
 @pytest.mark.parametrize("degradation", list(DEGRADATIONS))
 def test_lr_crop_is_the_hr_crop_made_small(shards: Path, degradation: str) -> None:
-    """Trap 9: inside the border, degrading the HR crop gives the LR crop, whatever the flip and the turns."""
+    """Inside the border, degrading the HR crop gives the LR crop, whatever the flip and the turns."""
     config = CropConfig(batch_size=16, crop_px=48, degradation=degradation)
     lr, hr = Feed(shards, config).batch(3)
     for lr_crop, hr_crop in zip(lr.numpy(), hr.numpy()):

@@ -76,7 +76,7 @@ def test_too_many_pixels_are_refused_by_the_header() -> None:
 
 
 def test_ranges_round_and_clip() -> None:
-    """Trap 5: 127.6 becomes 128, 255.4 stays 255, -3 becomes 0."""
+    """127.6 becomes 128, 255.4 stays 255, -3 becomes 0."""
     planes = np.array([127.6, 255.4, -3.0], np.float32).reshape(3, 1, 1) / 255
     assert images.to_uint8(planes).reshape(3).tolist() == [128, 255, 0]
     image = photograph(0)

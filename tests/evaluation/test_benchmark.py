@@ -38,7 +38,7 @@ def test_given_lr_and_made_lr_are_the_same_pairs(hr_folder: Path, tmp_path: Path
     (tmp_path / "lr").mkdir()
     for pair in made:
         (tmp_path / "lr" / f"{pair.name}.png").write_bytes(images.encode(matlab_bicubic(pair.hr), "png"))
-    for ours, given in zip(made, load_pairs(str(hr_folder), str(tmp_path / "lr"), "")):
+    for ours, given in zip(made, load_pairs(str(hr_folder), str(tmp_path / "lr"), "files")):
         np.testing.assert_array_equal(ours.lr, given.lr)
 
 
@@ -64,6 +64,10 @@ def test_figures_and_pictures_are_written(hr_folder: Path, tmp_path: Path, capsy
     assert "bicubic alone" in capsys.readouterr().err
 
 
+def test_papers_degradation_is_taken_where_nothing_is_given(hr_folder: Path) -> None:
+    assert evaluate(EvaluateConfig(str(hr_folder)))["degradation"] == "matlab_bicubic"
+
+
 def test_pictures_show_lr_outputs_and_hr_in_this_order() -> None:
     lr, hr = np.full((4, 8, 3), 10, np.uint8), np.full((16, 32, 3), 200, np.uint8)
     picture = caption_panels(lr, {"SR": np.full((16, 32, 3), 90, np.uint8)}, hr)
@@ -74,8 +78,7 @@ def test_pictures_show_lr_outputs_and_hr_in_this_order() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "found neither"),
-        ({"lr": "x", "degradation": "opencv_cubic"}, "found both"),
+        ({"lr": "x", "degradation": "opencv_cubic"}, "wanted one of them"),
         ({"degradation": "area"}, "--degradation area"),
         ({"lr": "nowhere"}, "--lr nowhere"),
     ],
@@ -90,7 +93,7 @@ def test_bad_files(hr_folder: Path, tmp_path: Path) -> None:
     for number in range(2):
         (tmp_path / "lr" / f"{number}.png").write_bytes(images.encode(photograph(0, 25, 21), "png"))
     with pytest.raises(InputError, match="21x25 pixels; wanted 1/4 of HR, 20x25"):
-        load_pairs(str(hr_folder), str(tmp_path / "lr"), "")
+        load_pairs(str(hr_folder), str(tmp_path / "lr"), "files")
     (hr_folder / "2.png").write_text("no image")
     with pytest.raises(InputError, match="not an image"):
         load_pairs(str(hr_folder), "", "opencv_cubic")

@@ -12,7 +12,7 @@ SR = np.clip(HR + np.random.default_rng(0).normal(0, 9, HR.shape), 0, 255).astyp
 
 
 def test_luma_is_studio_range() -> None:
-    """Trap 1: white 235, black 16; the full range would be 1.3 dB off."""
+    """White 235, black 16; the full range would be 1.3 dB off."""
     for level, luma in ((0, 16), (255, 235)):
         assert rgb_to_y(np.full((1, 1, 3), level, np.uint8)).item() == pytest.approx(luma, abs=1e-9)
     red, green, blue = (rgb_to_y(np.uint8([[colour]])).item() for colour in np.eye(3, dtype=np.uint8) * 255)
@@ -43,7 +43,6 @@ def test_ssim_equals_torchmetrics() -> None:
 
 @pytest.mark.parametrize("metric", [psnr, ssim])
 def test_a_border_of_4_pixels_does_not_count(metric) -> None:
-    """Trap 3."""
     framed, deeper = SR.copy(), SR.copy()
     framed[:4] = framed[-4:] = framed[:, :4] = framed[:, -4:] = 0
     deeper[:5] = 0
@@ -52,7 +51,7 @@ def test_a_border_of_4_pixels_does_not_count(metric) -> None:
 
 
 def test_the_mean_is_over_images_not_over_pooled_errors() -> None:
-    """Trap 7: two images with MSE 1 and 100 have a mean of 38.13 dB; pooled it would be 31.1."""
+    """Two images with MSE 1 and 100 have a mean of 38.13 dB; pooled it would be 31.1."""
     grey = np.full((32, 32, 3), 100, np.uint8)
     figures = measure([(grey, grey + 1), (grey, grey + 10)], "opencv_cubic", "hash")
     assert figures["psnr_rgb"].value == pytest.approx(38.13, abs=0.01)
@@ -69,7 +68,6 @@ def test_the_mean_is_over_images_not_over_pooled_errors() -> None:
     ],
 )
 def test_unlike_protocols_are_not_compared(other: Protocol) -> None:
-    """Trap 2."""
     mine = Measurement(30.0, Protocol("psnr", "y", "opencv_cubic", "h"))
     assert mine.gain_over(Measurement(28.5, mine.protocol)) == pytest.approx(1.5)
     with pytest.raises(ValueError, match="unlike"):

@@ -40,7 +40,7 @@ def test_receptive_radius_is_what_gradients_say(num_blocks: int) -> None:
 
 
 def test_alone_and_in_a_batch_the_output_is_the_same() -> None:
-    """Trap 11: in eval mode BatchNorm uses its statistics, not the batch."""
+    """In eval mode BatchNorm uses its statistics, not the batch."""
     generator = build_generator(GeneratorConfig(2, 8), 0).eval()
     lr = torch.rand(4, 3, 12, 12)
     torch.testing.assert_close(generator(lr)[:1], generator(lr[:1]), rtol=1e-5, atol=1e-6)
@@ -73,7 +73,7 @@ def test_discriminator_layers_are_those_of_figure_4() -> None:
 
 
 def test_logits_have_no_sigmoid() -> None:
-    """Trap 13: outputs leave (0, 1)."""
+    """Outputs leave (0, 1)."""
     discriminator = build_discriminator(DiscriminatorConfig(8, 16), 48, 0)
     nn.init.constant_(discriminator.verdict[-1].bias, -7.0)
     assert discriminator(torch.rand(2, 3, 48, 48)).max() < -1

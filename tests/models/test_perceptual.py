@@ -28,7 +28,7 @@ def test_features_are_torchvisions_after_the_relu_of_conv5_4(tmp_path: Path) -> 
 
 
 def test_frozen_in_eval_mode_but_gradients_pass() -> None:
-    """Trap 12: the loss reaches SR, not the weights."""
+    """The loss reaches SR, not the weights."""
     vgg = load_vgg19("random").train()
     assert not any(module.training for module in vgg.modules())
     assert not any(parameter.requires_grad for parameter in vgg.parameters())

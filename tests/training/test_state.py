@@ -15,7 +15,7 @@ def new_state(ema_decay: float = 0.999) -> TrainState:
 
 
 def test_the_average_is_the_right_way_round() -> None:
-    """Trap 15: with decay .999 a jump from 0 to 1 moves the average to .001, not to .999."""
+    """With decay .999 a jump from 0 to 1 moves the average to .001, not to .999."""
     average, value = [torch.zeros(3)], [torch.ones(3)]
     average_(0.999, average, value, torch.tensor(10**6))
     torch.testing.assert_close(average[0], torch.full((3,), 0.001))
@@ -28,7 +28,7 @@ def test_the_average_is_quicker_in_the_first_steps() -> None:
 
 
 def test_the_averaged_generator_has_the_batchnorm_statistics_of_the_generator() -> None:
-    """Trap 11: buffers are not left behind."""
+    """Buffers are not left behind."""
     state = new_state()
     for _ in range(3):
         state.generator.train()(torch.rand(2, 3, 12, 12))

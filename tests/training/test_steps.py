@@ -67,7 +67,7 @@ def test_pixel_loss_is_the_mean_squared_error_outside_the_range_too() -> None:
 
 
 def test_adversarial_losses_keep_their_gradient_at_large_logits() -> None:
-    """Trap 13: sigmoid and BCE apart would give 0 there."""
+    """Sigmoid and BCE apart would give 0 there."""
     fooled, caught = torch.tensor([[20.0]], requires_grad=True), torch.tensor([[-20.0]], requires_grad=True)
     adversarial_loss(caught).backward()
     discriminator_loss(torch.full((1, 1), 20.0), fooled).backward()
@@ -92,7 +92,7 @@ def test_one_step_moves_both_networks_and_only_them(batch: Batch, vgg: nn.Module
 
 
 def test_the_generators_step_leaves_no_gradient_in_the_discriminator(batch: Batch, vgg: nn.Module) -> None:
-    """Trap 14: D's gradient after the step is that of its own loss, and nothing was added by G's."""
+    """D's gradient after the step is that of its own loss, and nothing was added by G's."""
     gan = Gan(vgg)
     twin = copy.deepcopy(gan.discriminator)
     sr = copy.deepcopy(gan.generator)(batch.lr).detach()
@@ -104,7 +104,7 @@ def test_the_generators_step_leaves_no_gradient_in_the_discriminator(batch: Batc
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_both_terms_reach_the_generator(batch: Batch, vgg: nn.Module, weight: float) -> None:
-    """Trap 12: the content loss alone (weight 0) already moves every parameter; the adversarial term adds to it."""
+    """The content loss alone (weight 0) already moves every parameter; the adversarial term adds to it."""
     gan = Gan(vgg)
     gan.step(batch, weight)
     gradients = {name: parameter.grad for name, parameter in gan.generator.named_parameters()}
