@@ -14,6 +14,7 @@ from srgan_ray.errors import InputError
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
+UNFINISHED = {"train", "val", "rejected.jsonl", f"{FILE_NAME}.writing"}  # what a `prepare` that was killed may leave
 SPLIT_RULE = (
     "val where the first 32 bits of sha256('seed:id'), as a fraction, are below val_fraction; "
     "where that leaves val (train) empty, the photograph with the lowest (highest) fraction"
@@ -142,7 +143,7 @@ def find_finished(request: Request, folder: Path) -> Manifest | None:
                     "wanted the same, or another --out"
                 )
         return manifest
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "train").is_dir())):
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= UNFINISHED):
         raise InputError(f"--out {folder} is not empty and holds no shards; wanted a new or an empty folder")
     return None
 

@@ -16,6 +16,7 @@ from srgan_ray.errors import InputError
 from srgan_ray.models.artifact import FILE_NAME
 
 CHECKPOINTS = "checkpoints"
+UNFINISHED = {CHECKPOINTS, "config.writing"}  # what a run that was killed before its first step may leave
 # What may be another when a run goes on; everything else would make it another run.
 FREE_TO_CHANGE = {
     "data",
@@ -48,7 +49,7 @@ class RunFolder:
         if not self.path.exists():
             return
         if not self._config_file.is_file():
-            if not self.path.is_dir() or any(self.path.iterdir()):
+            if not self.path.is_dir() or {path.name for path in self.path.iterdir()} - UNFINISHED:
                 raise InputError(f"--out {self.path} is not empty and holds no run; wanted a new or a run's folder")
             return
         recorded = json.loads(self._config_file.read_text())

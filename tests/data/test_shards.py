@@ -172,6 +172,8 @@ def test_a_finished_set_is_found_again_and_another_is_refused(shards: Path, tmp_
     assert find_finished(request, tmp_path / "new") is None
     with pytest.raises(InputError, match="seed = 0, now 7"):
         find_finished(Request(request.source, seed=7, val_fraction=0.5, min_side_px=48), shards)
+    (tmp_path / "val").mkdir()
+    assert find_finished(request, tmp_path) is None, "left by a prepare that was killed"
     (tmp_path / "diary.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
         find_finished(request, tmp_path)

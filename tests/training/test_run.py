@@ -153,6 +153,8 @@ def test_another_run_in_the_folder_is_refused(pretrain_config: PretrainConfig, t
     check_run(steps(pretrain_config, 99))
     with pytest.raises(InputError, match=r"learning_rate = 0\.001, now 0\.5"):
         check_run(dataclasses.replace(pretrain_config, learning_rate=0.5))
+    (tmp_path / "killed_early" / "checkpoints").mkdir(parents=True)
+    check_run(dataclasses.replace(pretrain_config, out=str(tmp_path / "killed_early")))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
