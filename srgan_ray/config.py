@@ -13,7 +13,7 @@ from srgan_ray.errors import InputError
 from srgan_ray.models.discriminator import DiscriminatorConfig
 from srgan_ray.models.generator import GeneratorConfig
 from srgan_ray.models.perceptual import CACHED
-from srgan_ray.models.precision import PRECISIONS
+from srgan_ray.models.precision import check_precision
 from srgan_ray.training.loop import LoopConfig
 
 Flat = tyro.conf.arg(name="")  # the part's flags stand without its name before them
@@ -41,8 +41,7 @@ class RunConfig:
             raise InputError(f"--num-workers {self.num_workers}; wanted 1 or more")
         if not self.learning_rate > 0:
             raise InputError(f"--learning-rate {self.learning_rate}; wanted more than 0")
-        if self.precision not in PRECISIONS:
-            raise InputError(f"--precision {self.precision}; wanted one of {', '.join(PRECISIONS)}")
+        check_precision(self.precision)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,6 +51,9 @@ def fails_in_one_line(capsys, *arguments: str) -> str:
         ("upscale {shards}/manifest.json --out x --generator nowhere", "--generator nowhere does not exist"),
         ("upscale {shards}/manifest.json --out x --generator {shards}/manifest.json", "no generator file"),
         ("upscale a.png --out x --format gif", "--format"),
+        ("upscale {shards}/manifest.json --out x --generator {generator} --precision int8", "--precision int8; wanted"),
+        ("evaluate --hr {photographs} --generator {generator} --precision int8", "--precision int8; wanted one of"),
+        ("serve --generator {generator} --precision int8", "--precision int8; wanted one of"),
         ("serve --generator nowhere", "--generator nowhere does not exist"),
         ("serve --port 70000", "--port 70000; wanted 1 to 65535"),
         ("serve --max-mb 0", "--max-mb 0.0; wanted more than 0"),
@@ -58,10 +61,19 @@ def fails_in_one_line(capsys, *arguments: str) -> str:
     ],
 )
 def test_bad_arguments_end_in_one_line_and_2(
-    arguments: str, wanted: str, capsys, shards: Path, tmp_path: Path, monkeypatch
+    arguments: str,
+    wanted: str,
+    capsys,
+    shards: Path,
+    photographs: Path,
+    generator_file: str,
+    tmp_path: Path,
+    monkeypatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert wanted in fails_in_one_line(capsys, *arguments.format(shards=shards).split())
+    folder = next(photographs.iterdir())
+    filled = arguments.format(shards=shards, photographs=folder, generator=generator_file)
+    assert wanted in fails_in_one_line(capsys, *filled.split())
     assert not list(tmp_path.iterdir())
 
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import os
+import platform
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -154,6 +156,12 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {folder} cannot be made ({error.strerror}); wanted a folder to write to") from error
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the pixels and the numbers that come out."""
+    packages = ("srgan-ray", "torch", "torchvision", "ray", "numpy", "opencv-python-headless", "pillow")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
 def summarize(folder: Path, manifest: Manifest) -> dict[str, Any]:

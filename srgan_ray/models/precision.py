@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import torch
 
+from srgan_ray.errors import InputError
+
 BF16, FP32 = "bf16", "fp32"
 PRECISIONS = ("auto", BF16, FP32)
 
@@ -16,11 +18,18 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def check_precision(wanted: str) -> None:
+    """Raise InputError for a precision that is not known."""
+    if wanted not in PRECISIONS:
+        raise InputError(f"--precision {wanted}; wanted one of {', '.join(PRECISIONS)}")
+
+
 def resolve_precision(wanted: str, device: torch.device) -> str:
     """`auto` to bf16 where the hardware multiplies it natively (a GPU since Ampere, a CPU with AMX), else to fp32.
 
     AVX-512 alone is not asked: bf16 convolutions were 3 times slower than fp32 on a CPU without AMX.
     """
+    check_precision(wanted)
     if wanted != "auto":
         return wanted
     if device.type == "cuda":

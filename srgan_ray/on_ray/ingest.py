@@ -11,7 +11,6 @@ The result depends on the photographs and the request alone, not on the number o
 
 import dataclasses
 import functools
-import importlib.metadata
 import json
 import logging
 import shutil
@@ -22,7 +21,7 @@ from typing import Any, TypeVar
 import ray.data
 from tqdm import tqdm
 
-from srgan_ray.data.manifest import Manifest, Request, Shard, hash_data, split_ids, summarize, write_manifest
+from srgan_ray.data.manifest import Manifest, Request, Shard, hash_data, split_ids, summarize, versions, write_manifest
 from srgan_ray.data.shards import ROWS_PER_SHARD, Finding, inspect, write_shard
 from srgan_ray.data.sources import Photograph
 
@@ -56,7 +55,7 @@ def prepare(photographs: list[Photograph], request: Request, folder: Path) -> di
     _write_rejected(folder, rejected)
     num_val = sum(split == "val" for split in splits.values())
     counts = {"found": len(findings), "train": len(kept) - num_val, "val": num_val, "rejected": len(rejected)}
-    manifest = Manifest(request, counts, tuple(shards), hash_data(request, splits), _versions())
+    manifest = Manifest(request, counts, tuple(shards), hash_data(request, splits), versions())
     write_manifest(folder, manifest)
     return summarize(folder, manifest)
 
@@ -100,7 +99,3 @@ def _in_parallel(function: Callable[[Item], Result], items: list[Item], unit: st
 def _write_rejected(folder: Path, rejected: list[Finding]) -> None:
     lines = (json.dumps({"name": finding.photograph.name, "reason": finding.reason}) for finding in rejected)
     (folder / "rejected.jsonl").write_text("".join(f"{line}\n" for line in lines))
-
-
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("srgan-ray", "ray", "pillow", "opencv-python-headless")}

@@ -1,9 +1,7 @@
 """The run folder: config, metrics, TensorBoard events, sample pictures, the best generator. Written by rank 0 alone."""
 
-import importlib.metadata
 import json
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from srgan_ray.config import RunConfig, to_dict
 from srgan_ray.data import images
+from srgan_ray.data.manifest import versions
 from srgan_ray.errors import InputError
 from srgan_ray.models.artifact import FILE_NAME
 
@@ -27,12 +26,6 @@ FREE_TO_CHANGE = {
     "loop.checkpoint_every",
     "loop.max_val_photographs",
 }
-
-
-def versions() -> dict[str, str]:
-    """Of what decides the numbers that come out."""
-    packages = ("srgan-ray", "torch", "torchvision", "ray", "numpy", "opencv-python-headless", "pillow")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
 class RunFolder:
