@@ -26,7 +26,7 @@ import tyro
 
 from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig
 from srgan_ray.data.feed import Feed
-from srgan_ray.data.shards import ShardSet
+from srgan_ray.data.shard_set import ShardSet
 from srgan_ray.models.perceptual import RANDOM
 from srgan_ray.models.precision import best_device, resolve_precision
 from srgan_ray.on_ray.session import ray_session
@@ -82,7 +82,8 @@ def _real(config: RunConfig, steps: int, out: str) -> float:
     """Seconds a step between the first validation, before which every photograph is decoded once, and the last."""
     from srgan_ray.on_ray import trainer
 
-    warm_up = max(steps, math.ceil(len(ShardSet(config.data, "train")) / config.crops.batch_size))
+    crops = len(ShardSet(config.data, "train")) * config.crops.crops_per_photograph
+    warm_up = max(steps, math.ceil(crops / config.crops.batch_size))
     loop = dataclasses.replace(config.loop, steps=warm_up + steps, evaluate_every=warm_up, checkpoint_every=10**9)
     trainer.fit(dataclasses.replace(config, out=out, loop=loop))
     rows = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]

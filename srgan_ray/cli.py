@@ -12,7 +12,6 @@ import re
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from srgan_ray.errors import InputError
@@ -43,21 +42,22 @@ def main(argv: list[str] | None = None) -> None:
 
 def prepare(argv: list[str]) -> Summary:
     """Photographs to LR/HR shards."""
-    from srgan_ray.data.manifest import PrepareConfig, find_finished, make_folder, summarize
+    from srgan_ray.data.manifest import PrepareConfig, delete_parts, find_finished, summarize
     from srgan_ray.data.sources import list_photographs
+    from srgan_ray.data.storage import Folder
     from srgan_ray.on_ray.session import ray_session
 
     config = parse(PrepareConfig, argv, "prepare")
-    folder = Path(config.out).resolve()
-    if manifest := find_finished(config.request, folder):
+    folder, request = Folder(config.out), config.request
+    if manifest := find_finished(config):
         print(f"{folder} holds this shard set already; nothing to do", file=sys.stderr)
+        delete_parts(folder)  # of a prepare that was killed at its very end
         return summarize(folder, manifest)
-    photographs = list_photographs(config.request.source, config.request.limit, config.request.seed)
-    make_folder(folder)
+    photographs = list_photographs(request.source, request.limit, request.seed, config.cache, config.mirror)
     with ray_session():
         from srgan_ray.on_ray import ingest
 
-        return ingest.prepare(photographs, config.request, folder)
+        return ingest.prepare(photographs, request, folder)
 
 
 def pretrain(argv: list[str]) -> Summary:
@@ -126,7 +126,7 @@ def parse(config_type: Callable[..., T], argv: list[str], verb: str) -> T:
     os.environ.setdefault("COLUMNS", "120")
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(config_type, prog=f"srgan-ray {verb}", args=argv, config=(tyro.conf.FlagConversionOff,))
+            return tyro.cli(config_type, prog=f"srgan-ray {verb}", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
     except SystemExit as stop:
         if stop.code != USAGE_ERROR:
             raise

@@ -15,9 +15,10 @@ from srgan_ray.data import images
 from srgan_ray.data.crops import CropConfig
 from srgan_ray.data.degrade import matlab_bicubic_up
 from srgan_ray.data.feed import decode_row
-from srgan_ray.data.manifest import Request, find_finished, summarize
-from srgan_ray.data.shards import ShardSet
+from srgan_ray.data.manifest import PrepareConfig, Request, find_finished, summarize
+from srgan_ray.data.shard_set import ShardSet
 from srgan_ray.data.sources import list_photographs
+from srgan_ray.data.storage import Folder
 from srgan_ray.evaluation.benchmark import BICUBIC, EvaluateConfig, caption_panels, evaluate
 from srgan_ray.evaluation.metrics import psnr
 from srgan_ray.models.discriminator import DiscriminatorConfig
@@ -101,9 +102,9 @@ def _prepare(folder: Path) -> dict[str, Any]:
 
     _say("prepare: photographs to shards")
     request = Request("samples", seed=SEED)
-    if manifest := find_finished(request, folder):
-        return summarize(folder, manifest)
-    return ingest.prepare(list_photographs(request.source, request.limit, request.seed), request, folder)
+    if manifest := find_finished(PrepareConfig(request, str(folder))):
+        return summarize(Folder(folder), manifest)
+    return ingest.prepare(list_photographs(request.source, request.limit, request.seed), request, Folder(folder))
 
 
 def _fit(what: str, config: PretrainConfig | TrainConfig) -> None:
@@ -115,7 +116,7 @@ def _fit(what: str, config: PretrainConfig | TrainConfig) -> None:
 
 
 def _write_held_out(shards: Path, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    image = decode_row(ShardSet(shards, "val"), 0)
+    image = decode_row(ShardSet(shards, "val")[0])
     lr = image.lr[DEGRADATION]
     for name, pixels in (("lr", lr), ("hr", image.hr)):
         (folder / name).mkdir(parents=True, exist_ok=True)

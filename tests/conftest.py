@@ -1,16 +1,15 @@
 """What the tests share: tiny photographs, a shard set, one Ray for the session, and the benchmark images."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fakes import photograph, write_generator
+from fakes import make_shards, photograph, write_generator
 from srgan_ray.data import images
-from srgan_ray.data.manifest import Manifest, Request, hash_data, split_ids, write_manifest
-from srgan_ray.data.shards import inspect, write_shard
-from srgan_ray.data.sources import list_photographs
+from srgan_ray.data.manifest import Request
 from srgan_ray.on_ray.session import ray_session
 
 for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # the tests' Ray is their own
@@ -32,20 +31,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished shard set of `photographs`, made without Ray: 4 train and 4 val."""
     folder = tmp_path_factory.mktemp("shards")
-    request = Request(str(photographs), val_fraction=0.5, min_side_px=48)
-    findings = [inspect(file, request.min_side_px) for file in list_photographs(request.source, 0, 0)]
-    splits = split_ids([finding.id for finding in findings], request.seed, request.val_fraction)
-    entries = tuple(
-        write_shard(
-            folder,
-            f"{split}/00000.parquet",
-            split,
-            [finding for finding in findings if splits[finding.id] == split],
-            request.degradations,
-        )
-        for split in ("train", "val")
-    )
-    write_manifest(folder, Manifest(request, {"found": 8}, entries, hash_data(request, splits), {}))
+    make_shards(folder, Request(str(photographs), val_fraction=0.5, min_side_px=48))
     return folder
 
 
@@ -66,6 +52,26 @@ def ray_cluster() -> Iterator[None]:
     """The one Ray of the test session."""
     with ray_session():
         yield
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """The URI of an empty bucket on a local S3."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", endpoint)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="dogs")
+        yield "s3://dogs"
+    server.stop()
 
 
 @pytest.fixture(scope="session")

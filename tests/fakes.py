@@ -1,9 +1,13 @@
-"""Photographs and generators that tests make up."""
+"""Photographs, shard sets and generators that tests make up."""
 
 from pathlib import Path
 
 import numpy as np
 
+from srgan_ray.data.manifest import Manifest, Request, delete_parts, hash_data, write_manifest
+from srgan_ray.data.shards import plan_shards, read_findings, write_part, write_shard
+from srgan_ray.data.sources import list_photographs
+from srgan_ray.data.storage import Folder
 from srgan_ray.models.artifact import Card, save_generator
 from srgan_ray.models.generator import GeneratorConfig, build_generator
 
@@ -23,3 +27,16 @@ def write_generator(path: Path, seed: int, name: str) -> str:
     card = Card(name, sizes, "opencv_cubic", "train", 5, "random, seed 0", {}, {}, "hash")
     save_generator(path, generator.state_dict(), card)
     return str(path)
+
+
+def make_shards(location: Path | str, request: Request) -> Manifest:
+    """A finished shard set, made without Ray from one part."""
+    folder = Folder(location)
+    write_part(folder, "parts/0.parquet", list_photographs(request.source, request.limit, request.seed), request)
+    findings = read_findings(folder, "parts/0.parquet")
+    plan = plan_shards([findings], request)
+    shards = tuple(write_shard(folder, shard, ["parts/0.parquet"], request) for shard in plan.shards)
+    manifest = Manifest(request, {"found": len(findings)}, shards, hash_data(request, plan.splits), {})
+    write_manifest(folder, manifest)
+    delete_parts(folder)
+    return manifest

@@ -4,22 +4,24 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from srgan_ray.data.degrade import DEGRADATIONS, SCALE
+from srgan_ray.data.storage import ASIDE, Folder
 from srgan_ray.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
-UNFINISHED = {"train", "val", "rejected.jsonl", f"{FILE_NAME}.writing"}  # what a `prepare` that was killed may leave
+REJECTED, REPORT, PARTS = "rejected.jsonl", "report.html", "parts"
+UNFINISHED = {"train", "val", PARTS, REJECTED, REPORT}  # what a `prepare` that was killed may leave
 SPLIT_RULE = (
-    "val where the first 32 bits of sha256('seed:id'), as a fraction, are below val_fraction; "
-    "where that leaves val (train) empty, the photograph with the lowest (highest) fraction"
+    "val where the first 32 bits of sha256('seed:id'), as a fraction, are below val_fraction; photographs that look "
+    "alike go by the lowest id among them; where that leaves val (train) empty, the group with the lowest (highest) one"
 )
 
 
@@ -28,7 +30,8 @@ class Request:
     """What decides the content of a shard set, beside the photographs themselves."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-    """`samples` (photographs inside scikit-image), a folder, or a .tar; `stanford-dogs` is not downloaded yet."""
+    """`stanford-dogs` (downloads 757 MiB once), `samples` (photographs inside scikit-image), or a path or URI (s3://,
+    gs://) of a folder, a .tar or a .parquet; tars and Parquet files in a folder are looked into."""
     limit: int = 0
     """Take so many files of the source; 0 takes all."""
     seed: int = 0
@@ -58,7 +61,13 @@ class PrepareConfig:
 
     request: Annotated[Request, tyro.conf.arg(name="")]
     out: str
-    """Folder for the shard set; asked for again with the same settings, a finished one is kept."""
+    """Folder (path or URI) for the shard set; asked for again with the same settings, a finished one is kept."""
+    overwrite: bool = False
+    """Replace a finished shard set that was made with other settings."""
+    cache: str = "~/.cache/srgan_ray"
+    """Folder that keeps the archive of `stanford-dogs`; every node must reach it."""
+    mirror: str = ""
+    """URL of another copy of Stanford Dogs' images.tar."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +77,8 @@ class Shard:
     path: str
     split: str
     num_rows: int
+    num_pixels: int
+    num_bytes: int
     sha256: str
 
 
@@ -85,18 +96,23 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
 
-def split_ids(ids: list[str], seed: int, val_fraction: float) -> dict[str, str]:
-    """Each photograph's id (its content's hash) to "train" or "val", by SPLIT_RULE.
+def split_ids(ids: list[str], seed: int, val_fraction: float, alike: Iterable[Sequence[str]] = ()) -> dict[str, str]:
+    """Each photograph's id (its content's hash) to "train" or "val", by SPLIT_RULE; groups of ids that look alike.
 
-    Raises InputError for fewer than 2 photographs, which cannot fill both splits.
+    Raises InputError for fewer than 2 photographs that do not look alike, which cannot fill both splits.
     """
-    if len(ids) < 2:
-        raise InputError(f"{len(ids)} usable photograph(s) in SOURCE; wanted 2 or more, one each for train and val")
-    fractions = {id: int(hashlib.sha256(f"{seed}:{id}".encode()).hexdigest()[:8], 16) / 2**32 for id in ids}
-    splits = {id: "val" if fraction < val_fraction else "train" for id, fraction in fractions.items()}
-    ranked = sorted(fractions, key=lambda id: fractions[id])
-    splits[ranked[0]], splits[ranked[-1]] = "val", "train"
-    return splits
+    groups = [list(group) for group in alike]
+    grouped = {id for group in groups for id in group}
+    groups += [[id] for id in ids if id not in grouped]
+    if len(groups) < 2:
+        raise InputError(
+            f"{len(groups)} usable photograph(s) in SOURCE that do not look alike; wanted 2 or more, for train and val"
+        )
+    fractions = [int(hashlib.sha256(f"{seed}:{min(group)}".encode()).hexdigest()[:8], 16) / 2**32 for group in groups]
+    ranked = sorted(range(len(groups)), key=lambda number: fractions[number])
+    is_val = {number for number in ranked if fractions[number] < val_fraction}
+    is_val = (is_val | {ranked[0]}) - {ranked[-1]}
+    return {id: "val" if number in is_val else "train" for number, group in enumerate(groups) for id in group}
 
 
 def hash_data(request: Request, splits: dict[str, str]) -> str:
@@ -105,20 +121,19 @@ def hash_data(request: Request, splits: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps([asked, sorted(splits.items())]).encode()).hexdigest()[:16]
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` aside and rename it into place, which makes the shard set valid."""
-    aside = folder / f"{FILE_NAME}.writing"
-    aside.write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")
-    os.replace(aside, folder / FILE_NAME)
+def write_manifest(folder: Folder, manifest: Manifest) -> None:
+    """Write `manifest.json`, which makes the shard set valid."""
+    folder.write(FILE_NAME, (json.dumps(dataclasses.asdict(manifest), indent=2) + "\n").encode())
 
 
-def read_manifest(folder: str | Path) -> Manifest:
+def read_manifest(location: str | Path) -> Manifest:
     """The manifest of a finished shard set. Raises InputError where there is none, or of another schema version."""
-    path = Path(folder) / FILE_NAME
-    if not path.is_file():
-        raise InputError(f"--data {folder} holds no {FILE_NAME}; wanted the folder of a finished `srgan-ray prepare`")
+    folder = Folder(location)
+    if not folder.has(FILE_NAME):
+        raise InputError(f"--data {location} holds no {FILE_NAME}; wanted the folder of a finished `srgan-ray prepare`")
+    path = f"{folder}/{FILE_NAME}"
     try:
-        fields: dict[str, Any] = json.loads(path.read_text())
+        fields: dict[str, Any] = json.loads(folder.read(FILE_NAME))
         version = fields["schema_version"]
         if version != SCHEMA_VERSION:
             raise InputError(f"{path} has schema version {version}; this version reads {SCHEMA_VERSION}: prepare again")
@@ -126,36 +141,44 @@ def read_manifest(folder: str | Path) -> Manifest:
         request["degradations"] = tuple(request["degradations"])
         shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
         return Manifest(request=Request(**request), shards=shards, **fields)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path} is damaged ({error}); run `srgan-ray prepare` again") from error
 
 
-def find_finished(request: Request, folder: Path) -> Manifest | None:
-    """The manifest of the set that a finished `prepare` of this request left in `folder`; None where there is none yet.
+def find_finished(config: PrepareConfig) -> Manifest | None:
+    """The manifest of the set that a finished `prepare` with these settings left in --out; None where there is none.
 
-    Raises InputError where the folder holds another set, or files that are not of a shard set.
+    Raises InputError where the folder holds another set (unless told to overwrite it), or files of something else.
     """
-    if (folder / FILE_NAME).is_file():
-        manifest = read_manifest(folder)
-        for field in dataclasses.fields(Request):
-            found, wanted = getattr(manifest.request, field.name), getattr(request, field.name)
-            if found != wanted:
-                raise InputError(
-                    f"--out {folder} holds a shard set with {field.name} = {found}, now {wanted}; "
-                    "wanted the same, or another --out"
-                )
-        return manifest
-    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= UNFINISHED):
-        raise InputError(f"--out {folder} is not empty and holds no shards; wanted a new or an empty folder")
-    return None
+    folder = Folder(config.out)
+    if not folder.has(FILE_NAME):
+        _check_free(folder)
+        return None
+    manifest = read_manifest(config.out)
+    differing = [
+        f"{field.name} = {found}, now {wanted}"
+        for field in dataclasses.fields(Request)
+        if (found := getattr(manifest.request, field.name)) != (wanted := getattr(config.request, field.name))
+    ]
+    if differing and not config.overwrite:
+        raise InputError(
+            f"--out {folder} holds a shard set with {'; '.join(differing)}; "
+            "wanted the same, another --out, or --overwrite"
+        )
+    return None if differing else manifest
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder of a shard set. Raises InputError where that is not possible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {folder} cannot be made ({error.strerror}); wanted a folder to write to") from error
+def delete_parts(folder: Folder) -> None:
+    """Delete what only an unfinished shard set needs."""
+    folder.delete(name for name in folder.names() if name.startswith(f"{PARTS}/"))
+
+
+def _check_free(folder: Folder) -> None:
+    names = [name.removesuffix(ASIDE) for name in folder.names()]
+    if strange := [name for name in names if name.split("/")[0] not in UNFINISHED | {FILE_NAME}]:
+        raise InputError(f"--out {folder} holds {strange[0]} and no shards; wanted a new or an empty folder")
 
 
 def versions() -> dict[str, str]:
@@ -164,6 +187,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
-def summarize(folder: Path, manifest: Manifest) -> dict[str, Any]:
+def summarize(folder: Folder, manifest: Manifest) -> dict[str, Any]:
     """What a command says at its end: where the set is and what is in it."""
     return {"shards": str(folder), **manifest.counts, "data_hash": manifest.data_hash}

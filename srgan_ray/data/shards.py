@@ -1,134 +1,219 @@
-"""Photographs to rows, rows to Parquet files and back.
+"""Photographs to rows, rows to Parquet files.
 
-1. `inspect` decodes a photograph once, to tell its id (hash of its pixels) and size, or why it is rejected.
-2. With every id known, duplicates are dropped and each id gets its split (`manifest.split_ids`).
-3. `write_shard` turns up to ROWS_PER_SHARD photographs into one Parquet file: written aside, then renamed.
-4. `ShardSet` reads single rows of a finished set by index.
+1. `write_part` examines some photographs, each decoded once: what was found, and its row, go to one part file.
+2. With every finding known, `plan_shards` drops duplicates, splits, and cuts the rows into shards.
+3. `write_shard` collects the rows of one shard from the parts. No pixel is touched again.
+
+Parts and shards appear whole, and their content depends on the photographs and the request alone, so that what is
+there needs not be made again.
 """
 
-import bisect
 import dataclasses
 import hashlib
 import io
-import os
 from collections.abc import Sequence
-from itertools import accumulate
-from pathlib import Path
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from srgan_ray.data import images
+from srgan_ray.data import forensics, images
 from srgan_ray.data.degrade import DEGRADATIONS, SCALE
-from srgan_ray.data.manifest import Shard, read_manifest
+from srgan_ray.data.forensics import Finding
+from srgan_ray.data.manifest import Request, Shard, split_ids
 from srgan_ray.data.sources import Photograph
-from srgan_ray.errors import InputError
+from srgan_ray.data.storage import Folder
 
 ROWS_PER_SHARD = 64
 ROWS_PER_GROUP = 8  # what one random read costs
+READS_AHEAD = 8  # on object storage a read is mostly waiting
+FINDING_SCHEMA = pa.schema(
+    [
+        ("name", pa.binary()),  # file names need not be UTF-8
+        ("breed", pa.binary()),
+        ("id", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("num_bytes", pa.int64()),
+        ("format", pa.string()),
+        ("jpeg_quality", pa.int32()),
+        ("blockiness", pa.float64()),
+        ("detail", pa.float64()),
+        ("signature", pa.binary()),
+        ("notes", pa.list_(pa.string())),
+        ("reason", pa.string()),
+    ]
+)
+
+
+class Place(NamedTuple):
+    """Where the row of a kept photograph lies: which part, and which row of it."""
+
+    part: int
+    row: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """What `inspect` found: an id and the cropped size, or the reason for the rejection."""
+class ShardPlan:
+    """A shard to be written: its path, its split, and the places of its rows in order."""
 
-    photograph: Photograph
-    id: str = ""
-    height: int = 0
-    width: int = 0
-    reason: str = ""
+    path: str
+    split: str
+    places: tuple[Place, ...]
 
 
-class Row(NamedTuple):
-    """One photograph: encoded HR, cropped to a multiple of the scale, and one lossless LR for each degradation."""
+class Plan(NamedTuple):
+    """What the findings lead to. `rejected` holds the duplicates too; `alike` the groups that look alike, kept."""
 
-    id: str
-    breed: str
-    hr: bytes
-    lr: dict[str, bytes]
-    height: int
-    width: int
+    splits: dict[str, str]
+    shards: list[ShardPlan]
+    rejected: list[Finding]
+    alike: list[list[Finding]]
 
 
-def inspect(photograph: Photograph, min_side_px: int) -> Finding:
-    """Decode a photograph and tell its id and cropped size, or the reason why it cannot be trained on."""
-    try:
-        image = images.crop_to_multiple(images.decode(photograph.read()), SCALE)
-    except (images.UnreadableImage, OSError) as error:
-        return Finding(photograph, reason=str(error))
-    height, width = image.shape[:2]
-    if min(height, width) < min_side_px:
-        return Finding(photograph, reason=f"{width}x{height} pixels; the smaller side must be {min_side_px} or more")
-    return Finding(photograph, _hash_pixels(image), height, width)
+def examine(photograph: Photograph, encoded: bytes, request: Request) -> tuple[Finding, dict[str, bytes]]:
+    """What is found out about a photograph and, unless it is rejected, the images of its row: `hr` and each `lr_…`.
 
-
-def make_row(photograph: Photograph, degradations: Sequence[str]) -> Row:
-    """Decode, crop, degrade and encode one photograph. Its original bytes are kept where nothing was cropped."""
-    encoded = photograph.read()
-    image = images.decode(encoded)
-    hr = images.crop_to_multiple(image, SCALE)
-    kept = encoded if hr.shape == image.shape and images.is_plain(encoded) else images.encode(hr, "png")
-    lr = {name: images.encode(DEGRADATIONS[name](hr), "png") for name in degradations}
-    return Row(_hash_pixels(hr), photograph.breed, kept, lr, hr.shape[0], hr.shape[1])
-
-
-def write_shard(folder: Path, path: str, split: str, findings: Sequence[Finding], degradations: Sequence[str]) -> Shard:
-    """Write the photographs as one Parquet file at `folder/path` and return its entry for the manifest.
-
-    Raises RuntimeError for a photograph that changed since it was inspected.
+    `hr` is the original file wherever any decoder gives the same pixels for it, else a lossless copy. It may be up to 3
+    pixels larger than `height` x `width`, the crop box, whose corner is the top left one.
     """
-    rows = [make_row(finding.photograph, degradations) for finding in findings]
-    for finding, row in zip(findings, rows):
-        if row.id != finding.id:
-            raise RuntimeError(f"{finding.photograph.name} changed while the shards were made: run prepare again")
-    columns = {
-        "id": [row.id for row in rows],
-        "breed": [row.breed for row in rows],
-        "hr": pa.array([row.hr for row in rows], pa.large_binary()),
-        **{f"lr_{name}": pa.array([row.lr[name] for row in rows], pa.large_binary()) for name in degradations},
-        "height": pa.array([row.height for row in rows], pa.int32()),
-        "width": pa.array([row.width for row in rows], pa.int32()),
+    try:
+        finding = forensics.find_faults(photograph.name, photograph.breed, encoded)
+        image = images.decode(encoded)
+    except images.UnreadableImage as error:
+        return Finding(photograph.name, photograph.breed, num_bytes=len(encoded), reason=str(error)), {}
+    hr = images.crop_to_multiple(image, SCALE)
+    height, width = hr.shape[:2]
+    finding = dataclasses.replace(finding, height=height, width=width)
+    if min(height, width) < request.min_side_px:
+        reason = f"too small: {width}x{height} pixels; the smaller side must be {request.min_side_px} or more"
+        return dataclasses.replace(finding, reason=reason), {}
+    finding = dataclasses.replace(forensics.measure(finding, hr), id=_hash_pixels(hr))
+    kept = encoded if images.read_traits(encoded).is_plain else images.encode_lossless(hr)
+    lr = {f"lr_{name}": images.encode_lossless(DEGRADATIONS[name](hr)) for name in request.degradations}
+    return finding, {"hr": kept, **lr}
+
+
+def write_part(folder: Folder, path: str, photographs: Sequence[Photograph], request: Request) -> int:
+    """Examine photographs and write what was found, and their rows, as one file. Returns their number.
+
+    Raises InputError where one of them changed since it was listed.
+    """
+    with ThreadPoolExecutor(READS_AHEAD) as executor:
+        examined = [
+            _examine_read(photograph, encoded, request)
+            for photograph, encoded in zip(photographs, executor.map(_read, photographs))
+        ]
+    findings = [finding for finding, _ in examined]
+    columns: dict[str, Any] = {
+        "name": [finding.name.encode(errors="surrogateescape") for finding in findings],
+        "breed": [finding.breed.encode(errors="surrogateescape") for finding in findings],
+        **{name: [getattr(finding, name) for finding in findings] for name in FINDING_SCHEMA.names[2:]},
     }
+    table = pa.table(columns, FINDING_SCHEMA)
+    for name in ("hr", *(f"lr_{degradation}" for degradation in request.degradations)):
+        table = table.append_column(name, pa.array([row.get(name) for _, row in examined], pa.large_binary()))
+    folder.write(path, _to_parquet(table))
+    return len(findings)
+
+
+def read_findings(folder: Folder, path: str) -> list[Finding]:
+    """What a part says of its photographs, in their order."""
+    with folder.open(path) as file:
+        rows = pq.ParquetFile(file).read(FINDING_SCHEMA.names).to_pylist()
+    return [
+        Finding(
+            **{
+                **row,
+                "name": row["name"].decode(errors="surrogateescape"),
+                "breed": row["breed"].decode(errors="surrogateescape"),
+                "notes": tuple(row["notes"]),
+            }
+        )
+        for row in rows
+    ]
+
+
+def plan_shards(parts: Sequence[Sequence[Finding]], request: Request) -> Plan:
+    """Duplicates out, look-alikes on one side of the split, and each split cut into shards, in the order of the parts.
+
+    Raises InputError where too few photographs are left.
+    """
+    first: dict[str, Finding] = {}
+    places: dict[str, Place] = {}
+    rejected = []
+    for part, findings in enumerate(parts):
+        for row, finding in enumerate(findings):
+            if finding.reason:
+                rejected.append(finding)
+            elif (kept := first.setdefault(finding.id, finding)) is not finding:
+                rejected.append(dataclasses.replace(finding, reason=f"duplicate: the same pixels as {kept.name}"))
+            else:
+                places[finding.id] = Place(part, row)
+    kept_findings = list(first.values())
+    alike = [
+        [kept_findings[index] for index in group]
+        for group in forensics.group_alike([finding.signature for finding in kept_findings])
+    ]
+    ids = [[finding.id for finding in group] for group in alike]
+    splits = split_ids(list(first), request.seed, request.val_fraction, ids)
+    shards = [
+        ShardPlan(f"{split}/{number:05d}.parquet", split, tuple(rows[start : start + ROWS_PER_SHARD]))
+        for split in ("train", "val")
+        for rows in [[places[id] for id in first if splits[id] == split]]
+        for number, start in enumerate(range(0, len(rows), ROWS_PER_SHARD))
+    ]
+    return Plan(splits, shards, rejected, alike)
+
+
+def write_shard(folder: Folder, plan: ShardPlan, part_paths: Sequence[str], request: Request) -> Shard:
+    """Write one shard, unless it is there, and return its entry for the manifest."""
+    if not folder.has(plan.path):
+        folder.write(plan.path, _to_parquet(_collect(folder, plan, part_paths, request)))
+    content = folder.read(plan.path)
+    sizes = pq.ParquetFile(io.BytesIO(content)).read(["height", "width"]).to_pydict()
+    num_pixels = sum(height * width for height, width in zip(sizes["height"], sizes["width"]))
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Shard(plan.path, plan.split, len(plan.places), num_pixels, len(content), sha256)
+
+
+def _collect(folder: Folder, plan: ShardPlan, part_paths: Sequence[str], request: Request) -> pa.Table:
+    """The rows of a shard, in its order."""
+    columns = ["id", "breed", "hr", *(f"lr_{name}" for name in request.degradations), "height", "width"]
+    by_part: dict[int, list[int]] = {}
+    for part, row in plan.places:
+        by_part.setdefault(part, []).append(row)
+    tables = []
+    for part, rows in by_part.items():  # the places are in the order of the parts
+        with folder.open(part_paths[part]) as file:
+            tables.append(pq.ParquetFile(file).read(columns).take(rows))
+    table = pa.concat_tables(tables)
+    breeds = [breed.decode(errors="replace") for breed in table.column("breed").to_pylist()]
+    return table.set_column(1, "breed", pa.array(breeds)).select(columns)
+
+
+def _read(photograph: Photograph) -> bytes | OSError:
+    try:
+        return photograph.read()
+    except OSError as error:
+        return error
+
+
+def _examine_read(
+    photograph: Photograph, encoded: bytes | OSError, request: Request
+) -> tuple[Finding, dict[str, bytes]]:
+    if isinstance(encoded, OSError):
+        return Finding(photograph.name, photograph.breed, reason=f"unreadable file: {encoded.strerror or encoded}"), {}
+    return examine(photograph, encoded, request)
+
+
+def _to_parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     # The images are compressed already.
-    pq.write_table(pa.table(columns), buffer, row_group_size=ROWS_PER_GROUP, compression="none", use_dictionary=False)
-    target = folder / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_suffix(".writing")
-    aside.write_bytes(buffer.getvalue())
-    os.replace(aside, target)
-    return Shard(path, split, len(rows), hashlib.sha256(buffer.getvalue()).hexdigest())
-
-
-class ShardSet:
-    """The rows of one split of a finished shard set, by index. Raises InputError for an unfinished or unknown one."""
-
-    def __init__(self, folder: str | Path, split: str) -> None:
-        self.folder = Path(folder)
-        self.manifest = read_manifest(folder)
-        self._shards = [shard for shard in self.manifest.shards if shard.split == split]
-        for shard in self._shards:
-            if not (self.folder / shard.path).is_file():
-                raise InputError(f"--data {folder} lacks {shard.path}, which its manifest names: run prepare again")
-        self._ends = list(accumulate(shard.num_rows for shard in self._shards))
-        self._files: dict[int, pq.ParquetFile] = {}
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __getitem__(self, index: int) -> Row:
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        shard = bisect.bisect_right(self._ends, index)
-        row = index - (self._ends[shard] - self._shards[shard].num_rows)
-        if shard not in self._files:
-            self._files[shard] = pq.ParquetFile(self.folder / self._shards[shard].path)
-        group = self._files[shard].read_row_group(row // ROWS_PER_GROUP)
-        values = group.slice(row % ROWS_PER_GROUP, 1).to_pylist()[0]
-        lr = {name: values[f"lr_{name}"] for name in self.manifest.request.degradations}
-        return Row(values["id"], values["breed"], values["hr"], lr, values["height"], values["width"])
+    pq.write_table(table, buffer, row_group_size=ROWS_PER_GROUP, compression="none", use_dictionary=False)
+    return buffer.getvalue()
 
 
 def _hash_pixels(image: np.ndarray) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -67,8 +67,9 @@ def train(
 
     Raises FloatingPointError where the loss is no longer finite, before anything is saved.
     """
-    window, tick = Window(), time.perf_counter()
-    for step, batch in batches:
+    window, tick, batches = Window(), time.perf_counter(), iter(batches)
+    while found := window.wait_for(batches):
+        step, batch = found
         set_learning_rate(state, learning_rate_at(step, learning_rate, config))
         window.add(take_step(batch))
         state.advance()
@@ -115,7 +116,15 @@ class Window:
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._num_steps = 0
+        self._seconds_waiting = 0.0
         self._started = time.perf_counter()
+
+    def wait_for(self, batches: Iterator[tuple[int, Batch]]) -> tuple[int, Batch] | None:
+        """The next step and its batch, None after the last; the time until it is there counts as waiting."""
+        started = time.perf_counter()
+        found = next(batches, None)
+        self._seconds_waiting += time.perf_counter() - started
+        return found
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """Count a step's loss terms."""
@@ -133,10 +142,11 @@ class Window:
                 )
 
     def means(self) -> dict[str, float]:
-        """The means as `loss_train` and the like, and the mean time of a step, waiting for data included."""
+        """The means as `loss_train` and the like, and the mean times of a step and of the wait for its batch in it."""
         self.check_finite()
         seconds = time.perf_counter() - self._started
         means = {
             name.replace("loss", "loss_train"): (total / self._num_steps).item() for name, total in self._sums.items()
         }
-        return {**means, "seconds_per_step": seconds / self._num_steps}
+        times = {"seconds_per_step": seconds, "seconds_waiting": self._seconds_waiting}
+        return {**means, **{name: total / self._num_steps for name, total in times.items()}}

@@ -12,7 +12,8 @@ from srgan_ray.data.crops import MIXED
 from srgan_ray.data.degrade import matlab_bicubic_up
 from srgan_ray.data.feed import Feed, check_feed, decode_row
 from srgan_ray.data.manifest import read_manifest
-from srgan_ray.data.shards import ShardSet
+from srgan_ray.data.shard_set import ShardSet
+from srgan_ray.data.storage import absolute
 from srgan_ray.evaluation.benchmark import BICUBIC, Pair, caption_panels
 from srgan_ray.evaluation.metrics import Measurement, Protocol, psnr
 from srgan_ray.models.artifact import Card, save_generator
@@ -30,7 +31,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     if isinstance(config, TrainConfig):
         weights = str(Path(config.vgg_weights).resolve()) if Path(config.vgg_weights).is_file() else config.vgg_weights
         config = dataclasses.replace(config, init=str(Path(config.init).resolve()), vgg_weights=weights)
-    return dataclasses.replace(config, data=str(Path(config.data).resolve()), out=str(Path(config.out).resolve()))
+    return dataclasses.replace(config, data=absolute(config.data), out=str(Path(config.out).resolve()))
 
 
 def check_run(config: RunConfig) -> None:
@@ -46,7 +47,7 @@ def run(config: RunConfig, worker: Worker, report: Report, checkpoint: Path | No
     torch.manual_seed(config.crops.seed)
     if checkpoint:
         stage.state.load_state_dict(read_checkpoint(checkpoint))
-    feed = Feed(config.data, config.crops, worker.rank, worker.num_workers)
+    feed = Feed(config.data, config.crops, worker.rank, worker.num_workers, torch.get_num_threads())
     batches = feed.batches(stage.state.step + 1, config.loop.steps)
     evaluate = Evaluation(config, stage, report) if worker.rank == 0 else None
     train(stage.state, stage.take_step, batches, evaluate, report, config.learning_rate, config.loop)
@@ -115,7 +116,8 @@ class Evaluation:
 def load_val_pairs(config: RunConfig) -> tuple[list[Pair], str]:
     """The validation photographs, each under every degradation that is trained on, and the shard set's hash."""
     rows = ShardSet(config.data, "val")
-    images = [decode_row(rows, index) for index in range(min(len(rows), config.loop.max_val_photographs))]
+    wanted_rows = rows.read(range(min(len(rows), config.loop.max_val_photographs)))
+    images = [decode_row(row) for row in wanted_rows.values()]
     wanted = config.crops.degradation
     return [
         Pair(f"{image.id[:8]}_{name}", image.hr, lr)

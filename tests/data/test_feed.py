@@ -1,27 +1,127 @@
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from srgan_ray.data import images
-from srgan_ray.data.crops import CropConfig, cut, draw_crop, rows_of_step
+from fakes import make_shards, photograph
+from srgan_ray.data import crops, feed, images
+from srgan_ray.data.crops import DISTANCE, CropConfig, Stream, cut, draw, draw_crop, reach, rows_of_step
 from srgan_ray.data.degrade import DEGRADATIONS
 from srgan_ray.data.feed import Feed
+from srgan_ray.data.manifest import Request
 from srgan_ray.errors import InputError
 
 CONFIG = CropConfig(batch_size=4, crop_px=48)
+SHARD_SIZES = [(7,), (1,), (5, 5, 2), (64,) * 5 + (9,), (3,) * 40]
 
 
-@pytest.mark.parametrize(("num_rows", "batch_size"), [(7, 3), (6, 4), (100, 16), (2, 16), (1, 1)])
-def test_every_row_once_an_epoch(num_rows: int, batch_size: int) -> None:
-    config = CropConfig(batch_size=batch_size)
-    drawn = [row for step in range(1, 1 + 3 * num_rows) for row in rows_of_step(step, num_rows, config)]
-    epochs = [drawn[start : start + num_rows] for start in range(0, len(drawn), num_rows)]
-    assert len(epochs) == 3 * batch_size
-    assert all(sorted(epoch) == list(range(num_rows)) for epoch in epochs)
-    if num_rows > 10:
-        assert epochs[0] != epochs[1]
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One shard in a window, and no room to keep photographs."""
+    monkeypatch.setattr(crops, "SHARDS_PER_WINDOW", 1)
+    monkeypatch.setattr(feed, "DECODED_BUDGET_MB", 0)
+
+
+@pytest.fixture(scope="module")
+def many_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """28 photographs for training in 7 shards of 4; their HR is up to 3 pixels larger than the crop box."""
+    photographs, folder = tmp_path_factory.mktemp("photographs"), tmp_path_factory.mktemp("shards")
+    for number in range(30):
+        image = photograph(number, 64 + number % 4, 72 + number % 3)
+        (photographs / f"{number}.png").write_bytes(images.encode(image, "png"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("srgan_ray.data.shards.ROWS_PER_SHARD", 4)
+        patch.setattr("srgan_ray.data.shards.ROWS_PER_GROUP", 3)
+        manifest = make_shards(folder, Request(str(photographs), val_fraction=1 / 15, min_side_px=48))
+    assert len(manifest.shards) > 5
+    return folder
+
+
+@pytest.mark.parametrize("sizes", SHARD_SIZES)
+def test_every_row_once_an_epoch_in_windows_of_whole_shards(sizes: tuple[int, ...]) -> None:
+    stream, ends = Stream(sizes, 0), np.cumsum(sizes)
+    num_rows = sum(sizes)
+    for epoch in (-2, 0, 1):
+        positions = range(epoch * num_rows, (epoch + 1) * num_rows)
+        assert sorted(map(stream.row, positions)) == list(range(num_rows))
+        windows = list(dict.fromkeys(map(stream.window, positions)))
+        assert windows == stream.windows(positions)[:-1]
+        shards = [set(np.searchsorted(ends, stream.rows(window), side="right")) for window in windows]
+        assert all(len(those) <= crops.SHARDS_PER_WINDOW for those in shards)
+        assert sum(map(len, shards)) == len(sizes), "no shard lies in two windows"
+
+
+def test_epochs_windows_and_seeds_shuffle_differently() -> None:
+    sizes = [20] * 40
+    epochs = [
+        [Stream(sizes, seed).row(place + 800 * epoch) for place in range(800)] for seed in (0, 1) for epoch in (0, 1)
+    ]
+    assert len(set(map(tuple, epochs))) == 4
+    shards_of_first_window = {frozenset(row // 20 for row in epoch[:320]) for epoch in epochs}
+    assert len(shards_of_first_window) == 4
+    one_shard = Stream([100], 0)
+    assert [one_shard.row(place) for place in range(100)] != [one_shard.row(100 + place) for place in range(100)]
+    first, second = (np.argsort(Stream([20] * 40, 0).rows(crops.Window(0, number))) for number in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def test_only_the_windows_at_hand_are_computed_of_ten_million_rows() -> None:
+    stream = Stream([64] * 156_250, 0)
+    started = time.perf_counter()
+    rows = {row for step in range(40_000, 40_100) for row in rows_of_step(step, stream, CropConfig())}
+    assert time.perf_counter() - started < 2
+    assert len(rows) > 100
+    assert len({row // 64 for row in rows}) <= 2 * crops.SHARDS_PER_WINDOW
+
+
+@pytest.mark.parametrize(("batch_size", "repeats"), [(16, 4), (4, 4), (3, 2), (1, 4), (6, 1), (5, 3)])
+def test_every_photograph_gives_its_crops_once_each_far_apart_and_in_one_slot(batch_size: int, repeats: int) -> None:
+    config = CropConfig(batch_size=batch_size, crops_per_photograph=repeats)
+    drawn: dict[int, list[tuple[int, int, int]]] = {}
+    for step in range(1, 200):
+        for slot in range(batch_size):
+            position, repeat = draw(step, slot, config)
+            assert position in reach(step, config)
+            drawn.setdefault(position, []).append((repeat, step, slot))
+    # The run begins in the middle of the first turn, which is not whole therefore.
+    whole = [drawn[position] for position in range(batch_size, batch_size * (199 // repeats - repeats * DISTANCE))]
+    assert len(whole) > batch_size * 20
+    for uses in whole:
+        numbers, steps, slots = zip(*uses)
+        assert numbers == tuple(range(repeats))
+        assert len(set(slots)) == 1
+        assert set(np.diff(steps)) <= {repeats * DISTANCE + 1}
+    if repeats == 1:
+        assert [draw(step, slot, config).position for step in (1, 2) for slot in range(batch_size)] == list(
+            range(2 * batch_size)
+        )
+
+
+@pytest.mark.parametrize("sizes", SHARD_SIZES)
+def test_every_row_gives_equally_many_crops(sizes: tuple[int, ...]) -> None:
+    """Over the steps in which whole epochs go by, up to those photographs that the begin and the end cut."""
+    config, stream = CropConfig(batch_size=16), Stream(sizes, 0)
+    epochs = 4 * 16 * 10
+    counts = Counter(row for step in range(1, 1 + 10 * 4 * sum(sizes)) for row in rows_of_step(step, stream, config))
+    assert sum(counts.values()) == epochs * sum(sizes)
+    assert set(counts) == set(range(sum(sizes)))
+    assert all(abs(count - epochs) <= 4 * (2 + 16 * 13 // sum(sizes)) for count in counts.values())
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+def test_every_worker_decodes_equally_many_photographs_in_every_step(num_workers: int) -> None:
+    config = CropConfig(batch_size=16)
+    for rank in range(num_workers):
+        new = [
+            sum(draw(step, slot, config).repeat == 0 for slot in range(rank, 16, num_workers)) for step in range(1, 99)
+        ]
+        assert set(new) == {4 // num_workers}
 
 
 def test_batches_are_float_pairs_in_range(shards: Path) -> None:
@@ -43,32 +143,124 @@ def test_lr_crop_is_the_hr_crop_made_small(shards: Path, degradation: str) -> No
         assert np.abs(again - lr_crop)[:, 2:-2, 2:-2].max() < 1.5 / 255
 
 
+@pytest.fixture(params=["kept", "let go"])
+def set_of_shards(request: pytest.FixtureRequest, many_shards: Path) -> Path:
+    """A set whose decoded photographs fit into memory, and one of seven windows that do not."""
+    if request.param == "let go":
+        request.getfixturevalue("small_windows")
+    return many_shards
+
+
 @pytest.mark.parametrize("num_workers", [2, 4])
-def test_workers_share_the_same_global_batch(shards: Path, num_workers: int) -> None:
-    for step in (1, 2, 9):
-        whole = Feed(shards, CONFIG).batch(step)
-        parts = [Feed(shards, CONFIG, rank, num_workers).batch(step) for rank in range(num_workers)]
-        for rank, part in enumerate(parts):
-            assert torch.equal(part.hr, whole.hr[rank::num_workers])
-            assert torch.equal(part.lr, whole.lr[rank::num_workers])
+def test_workers_share_the_same_global_batch(set_of_shards: Path, num_workers: int) -> None:
+    whole = dict(Feed(set_of_shards, CONFIG).batches(1, 30))
+    for rank in range(num_workers):
+        part = dict(Feed(set_of_shards, CONFIG, rank, num_workers, num_threads=2).batches(1, 30))
+        assert list(part) == list(whole)
+        assert all(torch.equal(part[step].hr, whole[step].hr[rank::num_workers]) for step in whole)
+        assert all(torch.equal(part[step].lr, whole[step].lr[rank::num_workers]) for step in whole)
 
 
-def test_starting_in_the_middle_gives_the_same_batches(shards: Path) -> None:
-    whole = dict(Feed(shards, CONFIG).batches(1, 7))
-    rest = dict(Feed(shards, CONFIG).batches(5, 7))
-    assert list(whole) == [1, 2, 3, 4, 5, 6, 7]
-    assert list(rest) == [5, 6, 7]
+def test_starting_in_the_middle_gives_the_same_batches(set_of_shards: Path) -> None:
+    whole = dict(Feed(set_of_shards, CONFIG).batches(1, 40))
+    rest = dict(Feed(set_of_shards, CONFIG).batches(25, 40))
+    assert list(whole) == list(range(1, 41))
+    assert list(rest) == list(range(25, 41))
     assert all(torch.equal(rest[step].hr, whole[step].hr) for step in rest)
+    assert torch.equal(Feed(set_of_shards, CONFIG).batch(31).lr, whole[31].lr)
     assert not torch.equal(whole[1].hr, whole[7].hr)
 
 
-def test_seed_and_memory_budget(shards: Path, monkeypatch) -> None:
+def test_the_batches_are_those_of_the_pure_functions(many_shards: Path, small_windows: None) -> None:
+    """Row by row, with nothing ahead and nothing kept."""
+    rows = feed.ShardSet(many_shards, "train")
+    stream = Stream([shard.num_rows for shard in rows.shards], CONFIG.seed)
+    for step, batch in Feed(many_shards, CONFIG).batches(3, 12):
+        for slot, row in enumerate(rows[index] for index in rows_of_step(step, stream, CONFIG)):
+            hr = images.crop_to_multiple(images.decode(row.hr), 4)
+            assert hr.shape[:2] == (row.height, row.width)
+            place = draw_crop(step, slot, row.id, row.height, row.width, CONFIG)
+            assert np.array_equal(batch.hr[slot], images.to_float(cut(hr, place, 48, 4)))
+
+
+def test_a_photograph_is_decoded_once_for_all_its_crops(
+    many_shards: Path, small_windows: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    decode_row = feed.decode_row
+    monkeypatch.setattr(feed, "decode_row", lambda row: decoded.append(row.id) or decode_row(row))
+    list(Feed(many_shards, CONFIG).batches(1, 280))
+    in_flight = 4 * 3 * DISTANCE
+    assert 280 <= len(decoded) <= 280 + in_flight + 4 * 4
+    decoded.clear()
+    monkeypatch.setattr(feed, "DECODED_BUDGET_MB", 1)
+    list(Feed(many_shards, CONFIG).batches(1, 280))
+    assert len(decoded) == len(set(decoded)) == len(feed.ShardSet(many_shards, "train")), "all are kept"
+
+
+def test_no_more_is_held_than_is_in_use(
+    many_shards: Path, small_windows: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows, decoded = [], []
+    take = feed.Photographs.take
+
+    def spy(photographs: feed.Photographs, step: int) -> dict[int, feed.Decoded]:
+        windows.append(len(photographs._windows))
+        decoded.append(len(photographs._decoded))
+        return take(photographs, step)
+
+    monkeypatch.setattr(feed.Photographs, "take", spy)
+    config = CropConfig(batch_size=4, crop_px=48, crops_per_photograph=2)
+    list(Feed(many_shards, config).batches(1, 100))
+    assert max(windows) <= 2 + (DISTANCE + feed.DECODED_AHEAD)  # a window is one batch here
+    assert max(decoded) <= 4 * (DISTANCE + feed.DECODED_AHEAD)
+
+
+def test_another_seed_gives_other_batches(shards: Path) -> None:
     other = Feed(shards, CropConfig(batch_size=4, crop_px=48, seed=1)).batch(1)
     assert not torch.equal(other.hr, Feed(shards, CONFIG).batch(1).hr)
-    monkeypatch.setattr("srgan_ray.data.feed.DECODED_BUDGET_MB", 0)
-    poor = Feed(shards, CONFIG)
-    assert torch.equal(poor.batch(2).hr, Feed(shards, CONFIG).batch(2).hr)
-    assert not poor._decoded
+
+
+def test_only_the_degradations_in_use_are_read_and_decoded(shards: Path) -> None:
+    for name, wanted in (("matlab_bicubic", {"matlab_bicubic"}), ("mixed", set(DEGRADATIONS))):
+        rows = Feed(shards, CropConfig(batch_size=4, crop_px=48, degradation=name))._rows
+        assert set(rows[0].lr) == wanted
+
+
+@pytest.mark.parametrize("fails", ["read", "decode"])
+def test_what_fails_in_a_thread_is_raised_in_the_loop(
+    shards: Path, fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(*{"read": (feed.ShardSet, "read"), "decode": (feed, "decode_row")}[fails], fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(Feed(shards, CONFIG).batches(1, 9))
+    assert not _feed_threads()
+
+
+def test_the_threads_end_with_the_generator(many_shards: Path, small_windows: None) -> None:
+    batches = Feed(many_shards, CONFIG, num_threads=3).batches(1, 10**9)
+    assert next(batches)[0] == 1
+    assert _feed_threads()
+    batches.close()
+    assert not _feed_threads()
+
+
+def test_an_interpreter_with_an_open_feed_ends(many_shards: Path) -> None:
+    program = f"""
+from srgan_ray.data.crops import CropConfig
+from srgan_ray.data.feed import Feed
+batches = Feed({str(many_shards)!r}, CropConfig(batch_size=4, crop_px=48)).batches(1, 10**9)
+next(batches)
+raise SystemExit(3)
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 3
+
+
+def _feed_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("feed")]
 
 
 def test_mixed_draws_both_degradations(shards: Path) -> None:
@@ -78,12 +270,21 @@ def test_mixed_draws_both_degradations(shards: Path) -> None:
 
 
 def test_crops_reach_every_place_and_orientation() -> None:
-    crops = [draw_crop(step, 0, "id", 56, 56, CONFIG) for step in range(400)]
-    assert {crop.top for crop in crops} == {crop.left for crop in crops} == {0, 1, 2}
-    assert len({(crop.flip, crop.turns) for crop in crops}) == 8
+    drawn = [draw_crop(step, 0, "id", 56, 56, CONFIG) for step in range(400)]
+    assert {crop.top for crop in drawn} == {crop.left for crop in drawn} == {0, 1, 2}
+    assert len({(crop.flip, crop.turns) for crop in drawn}) == 8
     image = np.arange(56 * 56 * 3).reshape(56, 56, 3)
-    assert all(cut(image, crop, 48, 4).shape == (48, 48, 3) for crop in crops)
-    assert len({cut(image, crop, 48, 4)[0, 0, 0] for crop in crops}) > 30
+    assert all(cut(image, crop, 48, 4).shape == (48, 48, 3) for crop in drawn)
+    assert len({cut(image, crop, 48, 4)[0, 0, 0] for crop in drawn}) > 30
+
+
+def test_crops_are_uniform() -> None:
+    drawn = [draw_crop(step, slot, "id", 4 * 34, 4 * 19, CONFIG) for step in range(500) for slot in range(4)]
+    for values, num in (([c.top for c in drawn], 23), ([c.left for c in drawn], 8), ([c.turns for c in drawn], 4)):
+        counts = np.bincount(values, minlength=num)
+        assert len(counts) == num
+        assert ((counts - 2000 / num) ** 2 / (2000 / num)).sum() < 3 * num
+    assert abs(np.corrcoef([c.top for c in drawn], [c.left for c in drawn])[0, 1]) < 0.1
 
 
 @pytest.mark.parametrize(
@@ -100,7 +301,10 @@ def test_what_the_shards_cannot_feed_is_refused(
         Feed(shards, config, 0, num_workers)
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"crop_px": 50}, {"degradation": "area"}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch_size": 0}, {"crop_px": 50}, {"crops_per_photograph": 0}, {"degradation": "area"}, {"seed": -1}],
+)
 def test_wrong_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(InputError, match=str(next(iter(wrong.values())))):
         CropConfig(**wrong)

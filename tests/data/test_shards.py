@@ -1,19 +1,24 @@
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fakes import photograph
+from fakes import make_shards, photograph
 from srgan_ray.data import images
 from srgan_ray.data.degrade import DEGRADATIONS
-from srgan_ray.data.manifest import Request, find_finished, read_manifest, split_ids
-from srgan_ray.data.shards import ShardSet, inspect, make_row, write_shard
-from srgan_ray.data.sources import SAMPLES, list_photographs
+from srgan_ray.data.manifest import PrepareConfig, Request, find_finished, read_manifest, split_ids
+from srgan_ray.data.shard_set import ShardSet
+from srgan_ray.data.shards import examine, plan_shards, read_findings, write_part
+from srgan_ray.data.sources import list_photographs
+from srgan_ray.data.storage import Folder
 from srgan_ray.errors import InputError
+
+
+def examine_all(folder: Path, min_side_px: int = 48) -> dict:
+    request = Request(str(folder), min_side_px=min_side_px)
+    return {file.name: examine(file, file.read(), request) for file in list_photographs(str(folder), 0, 0)}
 
 
 def test_rows_hold_hr_and_every_lr(shards: Path) -> None:
@@ -27,108 +32,104 @@ def test_rows_hold_hr_and_every_lr(shards: Path) -> None:
         for name, lr in row.lr.items():
             np.testing.assert_array_equal(images.decode(lr), DEGRADATIONS[name](hr))
         assert row.breed in ("breed_0", "breed_1")
-    with pytest.raises(IndexError):
-        rows[4]
 
 
-def test_rows_are_read_by_index_across_row_groups(tmp_path: Path) -> None:
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for number in range(19):  # three row groups
-        Image.fromarray(np.full((48, 48, 3), 10 * number, np.uint8)).save(folder / f"{number}.png")
-    findings = [inspect(file, 48) for file in list_photographs(str(folder), 0, 0)]
-    shard = write_shard(tmp_path, "train/0.parquet", "train", findings, ["opencv_cubic"])
-    (tmp_path / "manifest.json").write_text(
-        json.dumps(
-            {
-                "request": {"source": "", "degradations": ["opencv_cubic"]},
-                "counts": {},
-                "shards": [vars(shard)],
-                "data_hash": "",
-                "versions": {},
-                "schema_version": 1,
-            }
-        )
-    )
-    rows = ShardSet(tmp_path, "train")
-    assert [rows[index].id for index in range(19)] == [finding.id for finding in findings]
-
-
-def test_original_bytes_are_kept_where_nothing_is_cropped(tmp_path: Path) -> None:
+def test_original_bytes_are_kept_wherever_any_decoder_agrees(tmp_path: Path) -> None:
+    """Also where a multiple of 4 is smaller: height and width are the crop box."""
     Image.fromarray(photograph(0)).save(tmp_path / "whole.jpg", quality=80)
     Image.fromarray(photograph(0, 121, 154)).save(tmp_path / "odd.jpg", quality=80)
-    Image.fromarray(photograph(0)).save(tmp_path / "layers.png")
-    rows = {file.name: make_row(file, ["matlab_bicubic"]) for file in list_photographs(str(tmp_path), 0, 0)}
-    assert rows["whole.jpg"].hr == (tmp_path / "whole.jpg").read_bytes()
-    assert images.read_header(rows["odd.jpg"].hr) == ("PNG", 152, 120)
-    odd = images.decode((tmp_path / "odd.jpg").read_bytes())
-    np.testing.assert_array_equal(images.decode(rows["odd.jpg"].hr), odd[:120, :152])
+    Image.fromarray(photograph(0)).convert("P").save(tmp_path / "palette.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(photograph(0)).save(tmp_path / "turned.jpg", exif=turned)
+    examined = examine_all(tmp_path)
+    for name in ("whole.jpg", "odd.jpg"):
+        finding, row = examined[name]
+        assert row["hr"] == (tmp_path / name).read_bytes()
+        assert (finding.height, finding.width) == (120, 152)
+    for name, shape in (("palette.png", (120, 152, 3)), ("turned.jpg", (152, 120, 3))):
+        finding, row = examined[name]
+        kept = images.decode(row["hr"])
+        assert kept.shape == shape == (finding.height, finding.width, 3)
+        np.testing.assert_array_equal(kept, images.decode((tmp_path / name).read_bytes()))
+        assert images.read_traits(row["hr"]).orientation == 1
+
+
+def test_lr_is_made_of_the_crop_box(tmp_path: Path) -> None:
+    Image.fromarray(photograph(0, 123, 155)).save(tmp_path / "odd.png")
+    finding, row = examine_all(tmp_path)["odd.png"]
+    box = images.decode(row["hr"])[: finding.height, : finding.width]
+    assert box.shape == (120, 152, 3)
+    for name, degrade in DEGRADATIONS.items():
+        np.testing.assert_array_equal(images.decode(row[f"lr_{name}"]), degrade(box))
 
 
 def test_bad_files_are_told_apart(tmp_path: Path) -> None:
     Image.fromarray(photograph(0, 90, 200)).save(tmp_path / "small.png")
     (tmp_path / "text.jpg").write_text("no photograph")
-    Image.fromarray(photograph(1)).save(tmp_path / "png_called.jpg", "PNG")
-    reasons = {file.name: inspect(file, 96).reason for file in list_photographs(str(tmp_path), 0, 0)}
-    assert "200x88" in reasons["small.png"]
-    assert "96" in reasons["small.png"]
-    assert "not an image" in reasons["text.jpg"]
-    assert reasons["png_called.jpg"] == ""
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    Image.fromarray(photograph(0)).save(tmp_path / "picture.gif")
+    whole = images.encode(photograph(1), "jpeg")
+    (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(photograph(1)).save(tmp_path / "good.png")
+    reasons = {name: finding.reason for name, (finding, _) in examine_all(tmp_path, 96).items()}
+    expected = {
+        "small.png": "too small: 200x88", "text.jpg": "not an image", "empty.jpg": "not an image",
+        "picture.gif": "a GIF image", "truncated.jpg": "truncated", "good.png": "",
+    }  # fmt: skip
+    assert {name: text in reasons[name] for name, text in expected.items()} == dict.fromkeys(expected, True)
+    assert reasons["good.png"] == ""
+    assert not any(row for finding, row in examine_all(tmp_path, 96).values() if finding.reason)
 
 
-def test_a_photograph_that_changes_is_noticed(tmp_path: Path) -> None:
-    Image.fromarray(photograph(0)).save(tmp_path / "a.png")
-    finding = inspect(list_photographs(str(tmp_path), 0, 0)[0], 48)
-    Image.fromarray(photograph(1)).save(tmp_path / "a.png")
-    with pytest.raises((RuntimeError, images.UnreadableImage)):
-        write_shard(tmp_path, "train/0.parquet", "train", [finding], ["opencv_cubic"])
-    assert not (tmp_path / "train" / "0.parquet").exists()
+def test_a_photograph_that_changes_stops_the_part(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(3):
+        Image.fromarray(photograph(number)).save(source / f"{number}.png")
+    listed = list_photographs(str(source), 0, 0)
+    Image.fromarray(photograph(9)).save(source / "1.png")
+    with pytest.raises(InputError, match=r"1\.png changed"):
+        write_part(Folder(tmp_path / "out"), "part", listed, Request(str(source)))
+    (source / "1.png").unlink()
+    with pytest.raises(InputError, match=r"1\.png cannot be read any more"):
+        write_part(Folder(tmp_path / "out"), "part", listed, Request(str(source)))
+    assert Folder(tmp_path / "out").names() == []
 
 
-def test_tar_is_read_in_place_like_the_folder(photographs: Path, tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "dogs.tar", "w") as tar:
-        tar.add(photographs, "Images")
-    inside = list_photographs(str(tmp_path / "dogs.tar"), 0, 0)
-    assert len(inside) == 8
-    for file in inside:
-        assert file.read() == (photographs / Path(file.name).relative_to("Images")).read_bytes()
-        assert file.breed == f"breed_{Path(file.name).parent.name[-1]}"
+def test_a_part_holds_what_was_found_whatever_the_name(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    Image.fromarray(photograph(0)).save(source / "Bärenhund.png")
+    (source / "not utf \udcff.png").write_bytes((source / "Bärenhund.png").read_bytes())
+    request = Request(str(source), min_side_px=48)
+    listed = list_photographs(str(source), 0, 0)
+    write_part(Folder(tmp_path / "out"), "part", listed, request)
+    findings = read_findings(Folder(tmp_path / "out"), "part")
+    assert findings == [examine(file, file.read(), request)[0] for file in listed]
+    plan_findings = [{finding.name for finding in findings}]
+    assert plan_findings == [{"Bärenhund.png", "not utf \udcff.png"}]
 
 
-def test_samples_are_photographs_at_hand() -> None:
-    assert {file.name for file in list_photographs("samples", 0, 0)} == set(SAMPLES)
-    assert all(not inspect(file, 96).reason for file in list_photographs("samples", 0, 0))
-
-
-def test_limit_takes_the_same_files_for_a_seed_whatever_else(photographs: Path) -> None:
-    first = [file.name for file in list_photographs(str(photographs), 3, seed=5)]
-    assert first == [file.name for file in list_photographs(str(photographs), 0, seed=5)][:3]
-    assert first != [file.name for file in list_photographs(str(photographs), 3, seed=6)]
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("no/such/place", "does not exist"),
-        ("stanford-dogs", "images.tar"),
-        (__file__, "is no .tar"),
-        ("broken.tar", "tar"),
-    ],
-)
-def test_bad_sources_are_refused_in_words(source: str, message: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("broken.tar").write_bytes(b"x" * 2000)
-    with pytest.raises(InputError, match=message):
-        list_photographs(source, 0, 0)
-
-
-def test_empty_sources_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no file"):
-        list_photographs(str(tmp_path), 0, 0)
-    with tarfile.open(tmp_path / "empty.tar", "w"):
-        pass
-    with pytest.raises(InputError, match="no file"):
-        list_photographs(str(tmp_path / "empty.tar"), 0, 0)
+def test_duplicates_go_and_look_alikes_stay_on_one_side(tmp_path: Path) -> None:
+    """Over many seeds: never the same scene in train and in val."""
+    for number in range(12):
+        picture = Image.fromarray(photograph(number, 200, 240))
+        picture.save(tmp_path / f"{number}.png")
+        if number < 4:
+            picture.resize((180, 150)).save(tmp_path / f"{number}_small.jpg", quality=70)
+            picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / f"{number}_mirrored.jpg", quality=80)
+    (tmp_path / "copy.png").write_bytes((tmp_path / "7.png").read_bytes())
+    findings = [finding for finding, _ in examine_all(tmp_path).values()]
+    for seed in range(20):
+        plan = plan_shards([findings], Request(str(tmp_path), seed=seed, val_fraction=0.4, min_side_px=48))
+        assert len(plan.rejected) == 1
+        assert "duplicate: the same pixels as" in plan.rejected[0].reason
+        assert len(plan.splits) == 20
+        groups = sorted(sorted(finding.name.split(".")[0] for finding in group) for group in plan.alike)
+        assert groups == [[f"{number}", f"{number}_mirrored", f"{number}_small"] for number in range(4)]
+        assert all(len({plan.splits[finding.id] for finding in group}) == 1 for group in plan.alike)
+        assert set(plan.splits.values()) == {"train", "val"}
 
 
 def test_split_is_a_function_of_content_and_seed() -> None:
@@ -146,12 +147,14 @@ def test_neither_split_is_empty(val_fraction: float) -> None:
     assert set(split_ids(["a", "b"], 0, val_fraction).values()) == {"train", "val"}
     with pytest.raises(InputError, match="2 or more"):
         split_ids(["a"], 0, val_fraction)
+    with pytest.raises(InputError, match="2 or more"):
+        split_ids(["a", "b"], 0, val_fraction, [["a", "b"]])
 
 
 def test_a_shard_set_is_valid_only_with_its_manifest(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"manifest\.json"):
         ShardSet(tmp_path, "train")
-    (tmp_path / "manifest.json").write_text('{"schema_version": 1')
+    (tmp_path / "manifest.json").write_text('{"schema_version": 2')
     with pytest.raises(InputError, match="damaged"):
         ShardSet(tmp_path, "train")
     newer = {**json.loads((shards / "manifest.json").read_text()), "schema_version": 99}
@@ -168,24 +171,23 @@ def test_a_set_that_lost_a_shard_is_refused(shards: Path, tmp_path: Path) -> Non
 
 def test_a_finished_set_is_found_again_and_another_is_refused(shards: Path, tmp_path: Path) -> None:
     request = read_manifest(shards).request
-    assert find_finished(request, shards) == read_manifest(shards)
-    assert find_finished(request, tmp_path / "new") is None
-    with pytest.raises(InputError, match="seed = 0, now 7"):
-        find_finished(Request(request.source, seed=7, val_fraction=0.5, min_side_px=48), shards)
+    assert find_finished(PrepareConfig(request, str(shards))) == read_manifest(shards)
+    assert find_finished(PrepareConfig(request, str(tmp_path / "new"))) is None
+    other = Request(request.source, seed=7, val_fraction=0.5, min_side_px=48)
+    with pytest.raises(InputError, match=r"seed = 0, now 7.*--overwrite"):
+        find_finished(PrepareConfig(other, str(shards)))
+    assert find_finished(PrepareConfig(other, str(shards), overwrite=True)) is None
     (tmp_path / "val").mkdir()
-    assert find_finished(request, tmp_path) is None, "left by a prepare that was killed"
+    (tmp_path / "val" / "00000.parquet.writing").write_bytes(b"left by a prepare that was killed")
+    assert find_finished(PrepareConfig(request, str(tmp_path))) is None
     (tmp_path / "diary.txt").write_text("mine")
-    with pytest.raises(InputError, match="not empty"):
-        find_finished(request, tmp_path)
+    with pytest.raises(InputError, match=r"diary\.txt"):
+        find_finished(PrepareConfig(request, str(tmp_path)))
 
 
-def test_photographs_read_their_own_bytes_only(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "two.tar", "w") as tar:
-        for name, content in (("a", b"first"), ("b", b"second one")):
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    assert {file.name: file.read() for file in list_photographs(str(tmp_path / "two.tar"), 0, 0)} == {
-        "a": b"first",
-        "b": b"second one",
-    }
+def test_the_data_hash_tells_photographs_and_settings_but_not_places(photographs: Path, tmp_path: Path) -> None:
+    def data_hash(name: str, **settings) -> str:
+        return make_shards(tmp_path / name, Request(str(photographs), min_side_px=48, **settings)).data_hash
+
+    assert data_hash("a") == data_hash("b")
+    assert len({data_hash("c", seed=1), data_hash("d", limit=7), data_hash("a")}) == 3

@@ -1,0 +1,179 @@
+"""Files by path or URI, through pyarrow: local disk, `s3://`, `gs://`. A file appears whole or not at all.
+
+Credentials, region and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …) or stand in the
+URI (`s3://bucket/folder?region=eu-west-1`), as pyarrow documents them.
+"""
+
+import functools
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.fs
+
+from srgan_ray.errors import InputError
+
+ASIDE = ".writing"
+
+
+def is_uri(location: str | Path) -> bool:
+    """Whether this names a place on object storage; anything else is a local path."""
+    return "://" in str(location)
+
+
+def absolute(location: str | Path) -> str:
+    """The location as other processes understand it: a URI as it is, a path from the root."""
+    return str(location) if is_uri(location) else str(Path(location).resolve())
+
+
+@functools.cache
+def resolve(location: str) -> tuple[Any, str]:
+    """pyarrow's file system of a location, and the path in it. Raises InputError for a URI that it cannot take."""
+    if not is_uri(location):
+        return pyarrow.fs.LocalFileSystem(), os.path.abspath(location)
+    try:
+        filesystem, path = pyarrow.fs.FileSystem.from_uri(location)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{location}: {_first_line(error)}; wanted a path, s3://… or gs://…") from error
+    return filesystem, path
+
+
+class Entry(NamedTuple):
+    """A file below a location: its path relative to it ("" for the location itself), its size in bytes, and when it was
+    last written to (0 on object storage)."""
+
+    name: str
+    size: int
+    modified_ns: int
+
+
+def list_files(location: str) -> list[Entry]:
+    """Every file below a location, or the location itself where it is a file. Raises InputError where it cannot."""
+    filesystem, root = resolve(location)
+    try:
+        return _list_remote(filesystem, root) if is_uri(location) else _list_local(root)
+    except OSError as error:
+        raise InputError(f"{location} cannot be read: {_first_line(error)}") from error
+
+
+def below(location: str, name: str) -> str:
+    """The location of a file below another one; a URI keeps its query."""
+    place, mark, query = location.partition("?") if is_uri(location) else (location, "", "")
+    return f"{place.rstrip('/')}/{name}{mark}{query}" if name else location
+
+
+def _list_remote(filesystem: Any, root: str) -> list[Entry]:
+    [info] = filesystem.get_file_info([root])
+    if info.type == pyarrow.fs.FileType.File:
+        return [Entry("", info.size, 0)]
+    infos = filesystem.get_file_info(pyarrow.fs.FileSelector(root, recursive=True))
+    prefix = len(root.rstrip("/")) + 1
+    return [Entry(info.path[prefix:], info.size, 0) for info in infos if info.type == pyarrow.fs.FileType.File]
+
+
+def _list_local(root: str) -> list[Entry]:
+    """Not by pyarrow, which takes UTF-8 names only."""
+    if os.path.isfile(root):
+        return [_entry(root, "")]
+    return [
+        _entry(path, os.path.relpath(path, root))
+        for folder, _, names in os.walk(root, onerror=_raise)
+        for path in (os.path.join(folder, name) for name in names)
+        if os.path.isfile(path)
+    ]
+
+
+def _entry(path: str, name: str) -> Entry:
+    found = os.stat(path)
+    return Entry(name, found.st_size, found.st_mtime_ns)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+class Folder:
+    """A folder on local disk or on object storage; files are named by their path below it.
+
+    Errors of the storage are raised as InputError, in one line that names the place.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        self.location = absolute(location)
+
+    def __str__(self) -> str:
+        return self.location
+
+    def names(self) -> list[str]:
+        """Every file's path below the folder; none where there is no folder."""
+        filesystem, root = resolve(self.location)
+        selector = pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True)
+        try:
+            infos = filesystem.get_file_info(selector)
+        except OSError as error:
+            raise InputError(f"{self.location} cannot be read: {_first_line(error)}") from error
+        return sorted(info.path[len(root) + 1 :] for info in infos if info.type == pyarrow.fs.FileType.File)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        filesystem, root = resolve(self.location)
+        try:
+            [info] = filesystem.get_file_info([f"{root}/{name}"])
+        except OSError as error:
+            raise InputError(f"{self.location} cannot be read: {_first_line(error)}") from error
+        return bool(info.type == pyarrow.fs.FileType.File)
+
+    def open(self, name: str) -> Any:
+        """A seekable pyarrow file to read from."""
+        filesystem, root = resolve(self.location)
+        return filesystem.open_input_file(f"{root}/{name}")
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes."""
+        with self.open(name) as file:
+            return bytes(file.read())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, replacing one of the same name, so that no reader and no kill ever finds half of it."""
+        filesystem, root = resolve(self.location)
+        try:
+            if is_uri(self.location):  # an object is there once its upload is complete
+                with filesystem.open_output_stream(f"{root}/{name}") as stream:
+                    stream.write(content)
+            else:
+                _write_local(Path(root) / name, content)
+        except OSError as error:
+            raise InputError(f"--out {self.location}: {name} cannot be written: {_first_line(error)}") from error
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete these files, and of the folders they leave empty the local ones."""
+        filesystem, root = resolve(self.location)
+        for name in names:
+            filesystem.delete_file(f"{root}/{name}")
+            if not is_uri(self.location):
+                _remove_empty_folders(Path(root), (Path(root) / name).parent)
+
+
+def _write_local(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ASIDE)
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        aside.unlink(missing_ok=True)  # a full disk needs the room
+        raise
+    os.replace(aside, path)
+
+
+def _remove_empty_folders(root: Path, folder: Path) -> None:
+    while folder != root and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,107 @@
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from fakes import make_shards, photograph
+from srgan_ray.data import images
+from srgan_ray.data.degrade import DEGRADATIONS
+from srgan_ray.data.feed import decode_row
+from srgan_ray.data.manifest import Request
+from srgan_ray.data.shard_set import ShardSet
+from srgan_ray.data.storage import Folder
+from srgan_ray.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """27 rows for training in shards of 10, their row groups of 4; HR is up to 3 pixels larger than the crop box."""
+    photographs, folder = tmp_path_factory.mktemp("photographs"), tmp_path_factory.mktemp("shards")
+    for number in range(28):
+        image = photograph(number, 48 + number % 4, 56 + number % 3)
+        (photographs / f"{number}.png").write_bytes(images.encode(image, "png"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("srgan_ray.data.shards.ROWS_PER_SHARD", 10)
+        patch.setattr("srgan_ray.data.shards.ROWS_PER_GROUP", 4)
+        make_shards(folder, Request(str(photographs), val_fraction=1 / 14, min_side_px=48))
+    return folder
+
+
+@pytest.fixture(params=["local", "s3"])
+def location(request: pytest.FixtureRequest, folder: Path) -> str:
+    if request.param == "local":
+        return str(folder)
+    uri = f"{request.getfixturevalue('bucket')}/{folder.name}"
+    for name in Folder(folder).names():
+        Folder(uri).write(name, Folder(folder).read(name))
+    return uri
+
+
+def test_rows_are_those_of_the_files_in_order(folder: Path, location: str) -> None:
+    rows = ShardSet(location, "train")
+    files = sorted((folder / "train").glob("*.parquet"))
+    expected = [id for file in files for id in pq.read_table(file).column("id").to_pylist()]
+    assert len(files) > 2
+    assert len(rows) == len(expected) == sum(shard.num_rows for shard in rows.shards)
+    assert [rows[index].id for index in range(len(rows))] == expected
+    wanted = [25, 0, 13, 9, 10, 13, 24]
+    assert {index: row.id for index, row in rows.read(wanted).items()} == {index: expected[index] for index in wanted}
+    assert rows.read([]) == {}
+    for index in (-1, len(rows)):
+        with pytest.raises(IndexError, match=f"row {index} of {len(rows)}"):
+            rows[index]
+
+
+def test_decoded_hr_is_what_lr_was_made_from(folder: Path) -> None:
+    sizes = set()
+    for row in ShardSet(folder, "train").read(range(10)).values():
+        image = decode_row(row)
+        assert image.hr.shape == (row.height, row.width, 3)
+        assert image.lr.keys() == DEGRADATIONS.keys()
+        assert all(np.array_equal(DEGRADATIONS[name](image.hr), lr) for name, lr in image.lr.items())
+        sizes.add(images.decode(row.hr).shape[:2] == (row.height, row.width))
+    assert sizes == {True, False}
+
+
+def test_each_file_is_opened_once_for_the_groups_and_columns_that_are_wanted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, groups = [], []
+    open_file, read_groups = Folder.open, pq.ParquetFile.read_row_groups
+    rows = ShardSet(folder, "train", ["opencv_cubic"])
+
+    def spy_open(folder: Folder, name: str) -> object:
+        opened.append(name)
+        return open_file(folder, name)
+
+    def spy_read(file: pq.ParquetFile, numbers: list[int], columns: list[str], **options: bool) -> object:
+        groups.append(numbers)
+        assert "lr_opencv_cubic" in columns
+        assert "lr_matlab_bicubic" not in columns
+        return read_groups(file, numbers, columns, **options)
+
+    monkeypatch.setattr(Folder, "open", spy_open)
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", spy_read)
+    found = rows.read([9, 0, 1, 24])
+    assert opened == ["train/00000.parquet", "train/00002.parquet"]
+    assert groups == [[0, 2], [1]]
+    assert all(set(row.lr) == {"opencv_cubic"} for row in found.values())
+
+
+def test_threads_may_read_at_the_same_time(location: str) -> None:
+    rows = ShardSet(location, "train")
+    expected = rows.read(range(len(rows)))
+    with ThreadPoolExecutor(8) as executor:
+        found = list(executor.map(rows.__getitem__, list(range(len(rows))) * 2))
+    assert found == list(expected.values()) * 2
+
+
+def test_a_set_that_lost_a_shard_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "set")
+    (tmp_path / "set" / "train" / "00001.parquet").unlink()
+    with pytest.raises(InputError, match=r"lacks train/00001\.parquet.*prepare again"):
+        ShardSet(tmp_path / "set", "train")
+    assert len(ShardSet(tmp_path / "set", "val")) == 1
