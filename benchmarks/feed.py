@@ -11,9 +11,9 @@ with the same number of crops from each photograph, but all of them in one batch
 prints the medians of the rates in crops/s, their ratios, and the cores that a GPU of GPU_STEPS_PER_S needs beside it.
 """
 
-import collections
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import statistics
@@ -98,9 +98,7 @@ def main(config: BenchmarkConfig) -> None:
 def _rate_of_bare(config: BenchmarkConfig) -> Rate:
     rows = ShardSet(config.data, "train", [config.crops.degradation])
     encoded = list(rows.read(range(min(NUM_BARE_ROWS, len(rows)))).values())
-    return _time(
-        len(encoded) * config.crops.crops_per_photograph, lambda: [_crop(row, config.crops) for row in encoded]
-    )
+    return _time(lambda: sum(len(_crop(row, config.crops)[1]) for row in encoded))
 
 
 def _crop(row: Row, config: CropConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -117,14 +115,13 @@ def _rate_of_feed(config: BenchmarkConfig, num_threads: int) -> Rate:
     warm_up = repeats * (repeats * DISTANCE + 1)
     batches = Feed(config.data, config.crops, num_threads=num_threads).batches(1, 10**9)
     _take(batches, warm_up)
-    rate = _time(config.steps * config.crops.batch_size, lambda: _take(batches, config.steps))
+    rate = _time(lambda: _take(batches, config.steps) * config.crops.batch_size)
     batches.close()
     return rate
 
 
-def _take(batches: Iterator[Any], number: int) -> None:
-    for _ in range(number):
-        next(batches)
+def _take(batches: Iterator[Any], number: int) -> int:
+    return sum(1 for _ in itertools.islice(batches, number))
 
 
 def _rate_of_ray_data(config: BenchmarkConfig) -> Rate:
@@ -133,13 +130,13 @@ def _rate_of_ray_data(config: BenchmarkConfig) -> Rate:
     rows = ShardSet(config.data, "train", [config.crops.degradation])
     columns = ["id", "hr", f"lr_{config.crops.degradation}", "height", "width"]
     paths = [below(str(Folder(config.data)), shard.path) for shard in rows.shards]
-    dataset = ray.data.read_parquet(paths * (1 + config.ray_epochs)).select_columns(columns)
+    dataset = ray.data.read_parquet(paths).select_columns(columns)
+    dataset = dataset.union(*[dataset] * config.ray_epochs)  # a path that is named twice is read once
     dataset = dataset.map_batches(functools.partial(_crop_batch, config.crops), batch_format="pyarrow", batch_size=16)
     [iterator] = dataset.streaming_split(1)
     batches = iter(iterator.iter_torch_batches(batch_size=config.crops.batch_size))
-    num_crops = len(rows) * config.crops.crops_per_photograph
-    _take(map(_to_float, batches), num_crops // config.crops.batch_size)
-    return _time(num_crops * config.ray_epochs, lambda: collections.deque(map(_to_float, batches), maxlen=0))
+    _take(map(_to_float, batches), len(rows) * config.crops.crops_per_photograph // config.crops.batch_size)
+    return _time(lambda: sum(len(_to_float(batch)["hr"]) for batch in batches))
 
 
 def _crop_batch(config: CropConfig, table: Any) -> dict[str, np.ndarray]:
@@ -156,9 +153,10 @@ def _to_float(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: images.permute(0, 3, 1, 2).float().div_(255) for name, images in batch.items()}
 
 
-def _time(num_crops: int, run: Callable[[], object]) -> Rate:
+def _time(run: Callable[[], int]) -> Rate:
+    """Of the crops whose number `run` returns."""
     wall, cpu = time.perf_counter(), time.process_time()
-    run()
+    num_crops = run()
     return Rate(num_crops / (time.perf_counter() - wall), num_crops / (time.process_time() - cpu))
 
 
