@@ -1,26 +1,27 @@
 """An archive over HTTP, once: broken downloads go on, and nothing is taken for the archive that is not it."""
 
-import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import http.client
 import os
+import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
 from srgan_ray.errors import InputError
 
 TIMEOUT_S = 30.0
-FIRST_WAIT_S = 1.0  # before trying again; doubles
-MAX_FRUITLESS = 5  # attempts in a row that bring no byte
+FIRST_WAIT_S = 0.5  # before trying again; doubles with each attempt that brings nothing new
+MAX_FRUITLESS = 5  # attempts in a row that bring no new byte
 CHUNK_BYTES = 2**18
+HTTP = ("http://", "https://")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,16 @@ STANFORD_DOGS = Archive(
 
 
 class _BrokenOff(Exception):
-    """The server gave less than it announced, or nothing; what came is kept."""
+    """The connection failed after it stood, or on the way to go on; what came is kept."""
+
+
+class _HttpOnly(urllib.request.HTTPRedirectHandler):
+    """urllib alone follows to ftp:// too."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if not newurl.lower().startswith(HTTP):
+            raise urllib.error.HTTPError(req.full_url, code, f"and sends on to {newurl}", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def download(archive: Archive, folder: Path, mirror: str = "") -> Path:
@@ -53,91 +63,126 @@ def download(archive: Archive, folder: Path, mirror: str = "") -> Path:
     server does not answer, gives something else, or breaks off again and again, and for a folder without room.
     """
     target, url = folder / archive.file_name, mirror or archive.url
-    if target.is_file() and target.stat().st_size == archive.size:
-        return target  # it got its name after it was checked
-    if not url.startswith(("http://", "https://")):
-        raise InputError(f"--mirror {url}; wanted the http(s):// URL of {archive.file_name}")
+    part = folder / f"{archive.file_name}.part"
     try:
+        if target.is_file() and target.stat().st_size == archive.size:
+            return target  # it got its name after it was checked
+        if not url.lower().startswith(HTTP):
+            raise _refusal(f"--mirror {url}; wanted http(s)://…/{archive.file_name}")
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{archive.file_name}.part"
-        with open(part, "ab") as file, _only_one(file, part):
+        with open(part, "ab") as file:
+            _lock(file, part)
             _complete(file, archive, url)
             _check(part, archive, url)
             os.fsync(file.fileno())
             os.replace(part, target)
     except OSError as error:
-        raise InputError(
-            f"--cache {folder}: {error.strerror or error}; wanted a folder with room for {archive.size} bytes"
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        wanted = f"room for {archive.size} bytes" if full else "a folder that can be made and written to"
+        raise _refusal(f"{folder}: {error.strerror or error}; wanted {wanted}: choose another with --cache") from error
     return target
 
 
-@contextlib.contextmanager
-def _only_one(file: BinaryIO, part: Path) -> Iterator[None]:
+def _lock(file: BinaryIO, part: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            f"{part} is being downloaded by another process; wait for it, or choose another --cache"
-        ) from None
-    yield
+        ours = os.path.samestat(os.fstat(file.fileno()), part.stat())  # not if it was renamed before it was locked
+    except (BlockingIOError, FileNotFoundError):
+        ours = False
+    if not ours:
+        raise _refusal(f"{part} is being downloaded by another process; wait for it, or choose another --cache")
 
 
 def _complete(file: BinaryIO, archive: Archive, url: str) -> None:
     """Append until the file has the archive's size."""
-    fruitless, reason = 0, ""
+    most = kept = file.seek(0, os.SEEK_END)
+    fruitless = 0
     with tqdm(total=archive.size, unit="B", unit_scale=True, desc=archive.file_name, disable=None) as bar:
-        while (start := file.seek(0, os.SEEK_END)) < archive.size:
-            bar.n = start
-            if fruitless == MAX_FRUITLESS:
-                raise InputError(
-                    f"{url} broke off ({reason}); {start} of {archive.size} bytes are kept: run it again to go on, "
-                    "choose another --mirror, or give the path of the file as SOURCE"
-                )
-            if fruitless:
-                time.sleep(FIRST_WAIT_S * 2 ** (fruitless - 1))
+        while kept < archive.size:
+            reason = "it ended early"
             try:
-                _append(file, start, archive, url, bar)
+                _append(file, kept, archive, url, bar)
             except _BrokenOff as broken:
                 reason = str(broken)
-            fruitless = 0 if file.seek(0, os.SEEK_END) > start else fruitless + 1
-
-
-def _append(file: BinaryIO, start: int, archive: Archive, url: str, bar: tqdm) -> None:
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            if start and answer.status != http.client.PARTIAL_CONTENT:  # it gives no ranges
-                file.truncate(0)
-                bar.n = start = 0
-            announced = start + int(answer.headers.get("Content-Length") or archive.size - start)
-            if announced != archive.size:
-                raise InputError(
-                    f"{url} has {announced} bytes; wanted {archive.file_name} with {archive.size}: "
-                    "choose another --mirror"
+            kept = file.seek(0, os.SEEK_END)
+            # Against the most there ever was: without ranges a server starts from 0 each time, perhaps for ever.
+            fruitless = 0 if kept > most else fruitless + 1
+            most = max(most, kept)
+            if fruitless == MAX_FRUITLESS:
+                raise _refusal(
+                    f"{url} broke off {fruitless} times in a row ({reason}); {kept} of {archive.size} bytes are kept: "
+                    f"run it again to go on, {_elsewhere(archive)}"
                 )
-            while chunk := answer.read(CHUNK_BYTES):
-                file.write(chunk)
-                bar.update(len(chunk))
-            file.flush()
+            if kept < archive.size:
+                time.sleep(FIRST_WAIT_S * 2**fruitless)
+
+
+def _append(file: BinaryIO, kept: int, archive: Archive, url: str, bar: tqdm) -> None:
+    with _ask(url, kept, archive) as answer:
+        start = _start(answer, kept, archive, url)
+        if start < kept:
+            file.truncate(start)
+        bar.n = file.seek(start)
+        while file.tell() <= archive.size and (chunk := _read(answer)):
+            file.write(chunk)
+            bar.update(len(chunk))
+
+
+def _ask(url: str, start: int, archive: Archive) -> http.client.HTTPResponse:
+    """The server's answer for the bytes from `start` on, or for all where it has no such range."""
+    try:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+        return urllib.request.build_opener(_HttpOnly).open(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        raise InputError(f"{url} answers {error.code} {error.reason}; {_elsewhere(archive)}") from error
-    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        file.flush()
+        error.close()
+        if start and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return _ask(url, 0, archive)
+        raise _refusal(f"{url} answers {error.code} {error.reason}; wanted the file: {_elsewhere(archive)}") from error
+    except (ValueError, http.client.InvalidURL) as error:
+        raise _refusal(f"--mirror {url}: {error}; wanted http(s)://…/{archive.file_name}") from error
+    except (OSError, http.client.HTTPException) as error:
+        if start or not isinstance(error, urllib.error.URLError):  # there is, or was, a server
+            raise _BrokenOff(str(error) or type(error).__name__) from error
+        why = f"{url} cannot be reached ({error.reason})"
+        raise _refusal(f"{why}; wanted a server that answers: {_elsewhere(archive)}") from error
+
+
+def _start(answer: http.client.HTTPResponse, kept: int, archive: Archive, url: str) -> int:
+    """The byte that the answer begins with; refuses an answer that is not of this file."""
+    start, total = 0, str(answer.length)
+    if answer.status == http.client.PARTIAL_CONTENT:
+        found = answer.headers.get("Content-Range", "without Content-Range")
+        given = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", found)
+        if not given or int(given[1]) != kept:
+            raise _refusal(f"{url} answers {found}; wanted bytes {kept}-: {_elsewhere(archive)}")
+        start, total = kept, given[2]
+    if total not in ("None", "*", str(archive.size)):  # it need not tell
+        raise _refusal(f"{url} has {total} bytes; wanted {archive.size}: {_elsewhere(archive)}")
+    return start
+
+
+def _read(answer: http.client.HTTPResponse) -> bytes:
+    try:
+        return answer.read1(CHUNK_BYTES)  # what is there: read() would lose it where the rest of a chunk does not come
+    except (OSError, http.client.HTTPException) as error:
         raise _BrokenOff(str(error) or type(error).__name__) from error
-    except urllib.error.URLError as error:
-        if start:  # it did answer before
-            raise _BrokenOff(str(error.reason)) from error
-        raise InputError(f"{url} cannot be reached ({error.reason}); {_elsewhere(archive)}") from error
 
 
 def _check(part: Path, archive: Archive, url: str) -> None:
     with open(part, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != archive.sha256:
+        found = part.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+    if found != (archive.size, archive.sha256):
         part.unlink()  # nothing to go on from
-        raise InputError(f"{url} has SHA-256 {found}; wanted {archive.sha256}: choose another --mirror")
+        raise _refusal(
+            f"{url} gave {found[0]} bytes with SHA-256 {found[1]}; wanted {archive.size} with {archive.sha256}: "
+            f"run it again to start anew, {_elsewhere(archive)}"
+        )
 
 
 def _elsewhere(archive: Archive) -> str:
-    return f"choose another --mirror, or give the path of {archive.file_name} as SOURCE"
+    return f"choose another with --mirror, or give the path of {archive.file_name} as SOURCE"
+
+
+def _refusal(message: str) -> InputError:
+    """In one line, also where urllib's or the server's words have several."""
+    return InputError(" ".join(message.split()))
