@@ -1,9 +1,12 @@
 """Photographs, shard sets and generators that tests make up."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from srgan_ray.data import images
 from srgan_ray.data.manifest import Manifest, Request, delete_parts, hash_data, write_manifest
 from srgan_ray.data.shards import plan_shards, read_findings, write_part, write_shard
 from srgan_ray.data.sources import list_photographs
@@ -40,3 +43,17 @@ def make_shards(location: Path | str, request: Request) -> Manifest:
     write_manifest(folder, manifest)
     delete_parts(folder)
     return manifest
+
+
+def make_small_shards(
+    location: Path, number: int, size: tuple[int, int], rows_per_shard: int, rows_per_group: int
+) -> Manifest:
+    """Shards of so many photographs, a few of them for validation; HR is up to 3 pixels larger than the crop box."""
+    height, width = size
+    with tempfile.TemporaryDirectory() as photographs, pytest.MonkeyPatch.context() as patch:
+        for seed in range(number):
+            image = photograph(seed, height + seed % 4, width + seed % 3)
+            (Path(photographs) / f"{seed}.png").write_bytes(images.encode(image, "png"))
+        patch.setattr("srgan_ray.data.shards.ROWS_PER_SHARD", rows_per_shard)
+        patch.setattr("srgan_ray.data.shards.ROWS_PER_GROUP", rows_per_group)
+        return make_shards(location, Request(photographs, val_fraction=2 / number, min_side_px=48))

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from fakes import make_shards, photograph
+from fakes import make_small_shards
 from srgan_ray.data import crops, feed, images
 from srgan_ray.data.crops import DISTANCE, CropConfig, Stream, cut, draw, draw_crop, reach, rows_of_step
 from srgan_ray.data.degrade import DEGRADATIONS
 from srgan_ray.data.feed import Feed
-from srgan_ray.data.manifest import Request
 from srgan_ray.errors import InputError
 
 CONFIG = CropConfig(batch_size=4, crop_px=48)
@@ -31,14 +30,8 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def many_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """28 photographs for training in 7 shards of 4; their HR is up to 3 pixels larger than the crop box."""
-    photographs, folder = tmp_path_factory.mktemp("photographs"), tmp_path_factory.mktemp("shards")
-    for number in range(30):
-        image = photograph(number, 64 + number % 4, 72 + number % 3)
-        (photographs / f"{number}.png").write_bytes(images.encode(image, "png"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("srgan_ray.data.shards.ROWS_PER_SHARD", 4)
-        patch.setattr("srgan_ray.data.shards.ROWS_PER_GROUP", 3)
-        manifest = make_shards(folder, Request(str(photographs), val_fraction=1 / 15, min_side_px=48))
+    folder = tmp_path_factory.mktemp("shards")
+    manifest = make_small_shards(folder, 30, (64, 72), rows_per_shard=4, rows_per_group=3)
     assert len(manifest.shards) > 5
     return folder
 

@@ -6,11 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from fakes import make_shards, photograph
+from fakes import make_small_shards
 from srgan_ray.data import images
 from srgan_ray.data.degrade import DEGRADATIONS
 from srgan_ray.data.feed import decode_row
-from srgan_ray.data.manifest import Request
 from srgan_ray.data.shard_set import ShardSet
 from srgan_ray.data.storage import Folder
 from srgan_ray.errors import InputError
@@ -19,14 +18,8 @@ from srgan_ray.errors import InputError
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """27 rows for training in shards of 10, their row groups of 4; HR is up to 3 pixels larger than the crop box."""
-    photographs, folder = tmp_path_factory.mktemp("photographs"), tmp_path_factory.mktemp("shards")
-    for number in range(28):
-        image = photograph(number, 48 + number % 4, 56 + number % 3)
-        (photographs / f"{number}.png").write_bytes(images.encode(image, "png"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("srgan_ray.data.shards.ROWS_PER_SHARD", 10)
-        patch.setattr("srgan_ray.data.shards.ROWS_PER_GROUP", 4)
-        make_shards(folder, Request(str(photographs), val_fraction=1 / 14, min_side_px=48))
+    folder = tmp_path_factory.mktemp("shards")
+    make_small_shards(folder, 28, (48, 56), rows_per_shard=10, rows_per_group=4)
     return folder
 
 
