@@ -14,7 +14,7 @@ from srgan_ray.models.discriminator import DiscriminatorConfig
 from srgan_ray.models.generator import GeneratorConfig
 from srgan_ray.models.perceptual import CACHED
 from srgan_ray.models.precision import check_precision
-from srgan_ray.training.loop import LoopConfig
+from srgan_ray.training.loop import DROP, LoopConfig
 
 Flat = tyro.conf.arg(name="")  # the part's flags stand without its name before them
 
@@ -57,7 +57,7 @@ class TrainConfig(RunConfig):
 
     init: str = tyro.MISSING
     """The pretrained generator: a run folder or a generator file."""
-    loop: Annotated[LoopConfig, Flat] = LoopConfig(steps=5000, learning_rate_drop_at=0.5)
+    loop: Annotated[LoopConfig, Flat] = LoopConfig(steps=5000, schedule=DROP)
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     adversarial_weight: float = 1e-3
     """Weight of the adversarial loss beside the content loss (equation 3)."""

@@ -27,7 +27,7 @@ from srgan_ray.models.perceptual import RANDOM
 from srgan_ray.on_ray.session import ray_session
 from srgan_ray.serving.handler import ModelConfig
 from srgan_ray.serving.protocol import ServeConfig
-from srgan_ray.training.loop import LoopConfig
+from srgan_ray.training.loop import COSINE, DROP, LoopConfig
 from srgan_ray.training.run import check_run
 
 DEGRADATION = "matlab_bicubic"
@@ -78,7 +78,7 @@ def _pretrain_recipe(shards: Path, out: Path) -> PretrainConfig:
         data=str(shards),
         out=str(out),
         crops=CropConfig(batch_size=8, crop_px=64, degradation=DEGRADATION),
-        loop=LoopConfig(steps=1500, evaluate_every=500, ema_decay=0.99, learning_rate_drop_at=0.7),
+        loop=LoopConfig(steps=1500, evaluate_every=500, ema_decay=0.99, schedule=COSINE),
         generator=GeneratorConfig(num_blocks=3, num_features=24),
         learning_rate=4e-3,
     )
@@ -90,7 +90,7 @@ def _train_recipe(shards: Path, init: Path, out: Path) -> TrainConfig:
         out=str(out),
         init=str(init),
         crops=CropConfig(batch_size=8, crop_px=64, degradation=DEGRADATION),
-        loop=LoopConfig(steps=20, evaluate_every=10, ema_decay=0.9, learning_rate_drop_at=0.5),
+        loop=LoopConfig(steps=20, evaluate_every=10, ema_decay=0.9, schedule=DROP),
         discriminator=DiscriminatorConfig(num_features=16, num_units=128),
         learning_rate=1e-5,
         vgg_weights=RANDOM,

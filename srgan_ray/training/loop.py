@@ -13,6 +13,9 @@ from srgan_ray.data.feed import Batch
 from srgan_ray.errors import InputError
 from srgan_ray.training.state import TrainState
 
+CONSTANT, DROP, COSINE = SCHEDULES = ("constant", "drop", "cosine")
+WARM_UP = 0.05  # share of the steps
+
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
@@ -28,8 +31,9 @@ class LoopConfig:
     """Validate on the first so many photographs of the validation split."""
     ema_decay: float = 0.999
     """Of the average of the generator's weights, which is what is validated and released."""
-    learning_rate_drop_at: float = 1.0
-    """Share of the steps after which the learning rate falls to a tenth."""
+    schedule: str = CONSTANT
+    """How the learning rate goes: constant; drop, to a tenth after half of the steps; cosine, which rises over the
+    first 5 % of the steps and then falls to zero."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "evaluate_every", "checkpoint_every", "max_val_photographs"):
@@ -37,8 +41,8 @@ class LoopConfig:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}; wanted 1 or more")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"--ema-decay {self.ema_decay}; wanted 0 or more and less than 1")
-        if not 0 < self.learning_rate_drop_at <= 1:
-            raise InputError(f"--learning-rate-drop-at {self.learning_rate_drop_at}; wanted more than 0, at most 1")
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"--schedule {self.schedule}; wanted one of {', '.join(SCHEDULES)}")
 
 
 class Report(Protocol):
@@ -91,8 +95,13 @@ def is_due(step: int, every: int, last: int) -> bool:
 
 
 def learning_rate_at(step: int, base: float, config: LoopConfig) -> float:
-    """The learning rate of `step` (from 1): `base`, and a tenth of it once `learning_rate_drop_at` is passed."""
-    return base if step <= config.learning_rate_drop_at * config.steps else base / 10
+    """The learning rate of `step` (from 1), by the schedule; `base` is the highest."""
+    done = step / config.steps
+    if config.schedule == DROP:
+        return base if done <= 0.5 else base / 10
+    if config.schedule == COSINE:
+        return base * min(done / WARM_UP, (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2)
+    return base
 
 
 def set_learning_rate(state: TrainState, learning_rate: float) -> None:

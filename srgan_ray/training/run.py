@@ -21,6 +21,7 @@ from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.training.checkpoint import read_checkpoint
 from srgan_ray.training.folder import RunFolder
 from srgan_ray.training.loop import Report, train
+from srgan_ray.training.memory import keep_freed_memory
 from srgan_ray.training.stages import Stage, Worker, build_stage, check_stage
 
 NUM_SAMPLES = 3
@@ -43,6 +44,7 @@ def check_run(config: RunConfig) -> None:
 
 def run(config: RunConfig, worker: Worker, report: Report, checkpoint: Path | None) -> None:
     """Train from `checkpoint`, or from the beginning, to the last step; rank 0 validates and fills the run folder."""
+    keep_freed_memory()
     stage = build_stage(config, worker)
     torch.manual_seed(config.crops.seed)
     if checkpoint:

@@ -15,7 +15,7 @@ from srgan_ray.models.artifact import find_generator, load_generator
 from srgan_ray.models.discriminator import build_discriminator
 from srgan_ray.models.generator import Generator, build_generator
 from srgan_ray.models.perceptual import VGG19Features, load_vgg19
-from srgan_ray.models.precision import autocast, resolve_precision
+from srgan_ray.models.precision import BF16, autocast, resolve_precision
 from srgan_ray.training.losses import content_loss, pixel_loss
 from srgan_ray.training.state import TrainState
 from srgan_ray.training.steps import adversarial_step, pretrain_step
@@ -83,9 +83,12 @@ def _build_pretrain(config: PretrainConfig, worker: Worker) -> Stage:
 def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
     generator = _to(load_init(config), worker)
     discriminator = _to(build_discriminator(config.discriminator, config.crops.crop_px, config.crops.seed), worker)
+    precision = resolve_precision(config.precision, worker.device)
     vgg = _to(load_vgg19(config.vgg_weights), worker)
+    if precision == BF16:
+        vgg.layers.to(torch.bfloat16)  # once, since these weights never change; autocast would do it in each pass
     state = TrainState(generator.train(), discriminator.train(), config.learning_rate, config.loop.ema_decay)
-    cast = autocast(resolve_precision(config.precision, worker.device), worker.device)
+    cast = autocast(precision, worker.device)
     wrapped_generator, wrapped_discriminator = worker.wrap(generator), worker.wrap(discriminator)
     discriminator_optimizer = state.discriminator_optimizer
     assert discriminator_optimizer

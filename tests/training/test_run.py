@@ -44,7 +44,7 @@ def equal(first, second) -> bool:
 
 def test_ten_steps_are_five_a_restart_and_five(config: RunConfig, tmp_path: Path) -> None:
     """Bit for bit: weights, averages, optimizers and every recorded figure."""
-    schedule = dataclasses.replace(config.loop, learning_rate_drop_at=1.0)
+    schedule = dataclasses.replace(config.loop, schedule="constant")
     config = dataclasses.replace(config, loop=schedule)
     whole = steps(config, 10, str(tmp_path / "whole"))
     plain.fit(whole)

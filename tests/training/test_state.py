@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from srgan_ray.errors import InputError
 from srgan_ray.models.generator import GeneratorConfig, build_generator
 from srgan_ray.training.checkpoint import read_checkpoint, write_checkpoint
 from srgan_ray.training.loop import LoopConfig, is_due, learning_rate_at
@@ -67,8 +68,19 @@ def test_another_schema_is_refused() -> None:
         state.load_state_dict({**state.state_dict(), "schema_version": 99})
 
 
-def test_schedule() -> None:
-    config = LoopConfig(steps=100, learning_rate_drop_at=0.5)
-    assert [learning_rate_at(step, 1e-4, config) for step in (1, 50, 51, 100)] == [1e-4, 1e-4, 1e-5, 1e-5]
-    assert learning_rate_at(100, 1e-4, LoopConfig(steps=100)) == 1e-4
+def test_schedules() -> None:
+    """Steps 1, 5, 50, 51 and 100 of 100."""
+
+    def rates(schedule: str) -> list[float]:
+        config = LoopConfig(steps=100, schedule=schedule)
+        return [learning_rate_at(step, 1e-4, config) for step in (1, 5, 50, 51, 100)]
+
+    assert rates("constant") == [1e-4] * 5
+    assert rates("drop") == [1e-4, 1e-4, 1e-4, 1e-5, 1e-5]
+    assert rates("cosine") == pytest.approx([2e-5, 1e-4, 0.541e-4, 0.525e-4, 0], rel=1e-2, abs=1e-12)
+    with pytest.raises(InputError, match="--schedule linear; wanted one of constant, drop, cosine"):
+        LoopConfig(schedule="linear")
+
+
+def test_what_is_due_when() -> None:
     assert [step for step in range(1, 8) if is_due(step, 3, 7)] == [3, 6, 7]
