@@ -47,7 +47,7 @@ class _CpuPReLU(torch.autograd.Function):
         return leaky_relu(features, slope.item())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         features, slope = ctx.saved_tensors
         for_slope = (gradient * features.clamp(max=0)).sum().to(slope.dtype).reshape(slope.shape)
         return torch.ops.aten.leaky_relu_backward(gradient, features, slope.item(), False), for_slope
