@@ -2,9 +2,10 @@
 
     python benchmarks/preparation.py SOURCE --memory-at 1500 3000 6000
 
-Both sides read, decode, examine, degrade and encode every photograph on the same CPUs, with their processes started
-and warm; only `prepare` also writes the shards, the report and the manifest. The whole command, Ray's start included,
-is timed as well. Memory is the sum over the process tree of each process's proportional share (PSS), sampled.
+All sides read, decode, examine, degrade and encode every photograph on the same CPUs, with their processes started and
+warm. The first pool throws the rows away, the second leaves them in Parquet files; only `prepare` also drops
+duplicates, splits, shuffles the rows into shards, and writes report and manifest. The whole command, Ray's start
+included, is timed as well. Memory is the sum over the process tree of each process's proportional share (PSS), sampled.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from multiprocessing.pool import Pool
 from pathlib import Path
 
@@ -24,7 +26,7 @@ import psutil
 import tyro
 
 from srgan_ray.data.manifest import Request
-from srgan_ray.data.shards import examine
+from srgan_ray.data.shards import ROWS_PER_SHARD, examine, write_part
 from srgan_ray.data.sources import Photograph, list_photographs
 from srgan_ray.data.storage import Folder
 from srgan_ray.on_ray.session import ray_session
@@ -35,20 +37,20 @@ NUM_WARM_UP = 256
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
-    """Preparation beside a plain process pool."""
+    """Preparation beside plain process pools."""
 
     source: tyro.conf.Positional[str]
     """As of `srgan-ray prepare`."""
     limit: int = 0
     """So many photographs; 0 takes all."""
     rounds: int = 3
-    """Alternations of pool and `prepare`, and runs of the whole command."""
+    """Alternations of the pools and `prepare`, and runs of the whole command."""
     memory_at: tuple[int, ...] = ()
     """Also measure the peak memory at these numbers of photographs."""
 
 
 def main(config: BenchmarkConfig) -> None:
-    """Print both rates and their ratio, then the memory, then all of it as JSON."""
+    """Print the rates and ratios, then the memory, then all of it as JSON."""
     request = Request(config.source, config.limit)
     photographs = list_photographs(request.source, request.limit, request.seed)
     figures = {"photographs": len(photographs), **_compare(photographs, request, config.rounds)}
@@ -62,34 +64,49 @@ def main(config: BenchmarkConfig) -> None:
 
 
 def _compare(photographs: list[Photograph], request: Request, rounds: int) -> dict[str, float]:
-    """Photographs per second of the pool and of `prepare`, run in turn, and the median of the ratios."""
+    """Photographs per second of the pools and of `prepare`, run in turn, and the medians of the ratios."""
     num_cpus = len(os.sched_getaffinity(0))
-    pool_rates, ray_rates = [], []
     with multiprocessing.get_context("spawn").Pool(num_cpus) as pool, ray_session():
-        _rate_of_ray(photographs[:NUM_WARM_UP], request)
-        _rate_of_pool(photographs[:NUM_WARM_UP], request, pool)
+        sides: dict[str, Callable[[list[Photograph], Request], None]] = {
+            "pool": functools.partial(_run_pool, pool),
+            "writing_pool": functools.partial(_run_writing_pool, pool),
+            "prepare": _run_prepare,
+        }
+        for run in sides.values():
+            run(photographs[:NUM_WARM_UP], request)
+        found = []
         for number in range(rounds):
-            pool_rates.append(_rate_of_pool(photographs, request, pool))
-            ray_rates.append(_rate_of_ray(photographs, request))
-            print(
-                f"round {number + 1}: pool {pool_rates[-1]:.1f}/s, prepare {ray_rates[-1]:.1f}/s, "
-                f"ratio {ray_rates[-1] / pool_rates[-1]:.3f}"
-            )
-    ratio = statistics.median(ours / theirs for ours, theirs in zip(ray_rates, pool_rates))
-    print(f"median ratio on {num_cpus} CPUs: {ratio:.3f}")
-    return {
-        "cpus": num_cpus,
-        "pool_per_s": round(statistics.median(pool_rates), 1),
-        "prepare_per_s": round(statistics.median(ray_rates), 1),
-        "ratio": round(ratio, 3),
-    }
+            found.append({name: _rate(run, photographs, request) for name, run in sides.items()})
+            print(f"round {number + 1}: " + ", ".join(f"{name} {rate:.1f}/s" for name, rate in found[-1].items()))
+    figures = {f"{name}_per_s": round(statistics.median(rates[name] for rates in found), 1) for name in sides}
+    for name in ("pool", "writing_pool"):
+        ratio = statistics.median(rates["prepare"] / rates[name] for rates in found)
+        print(f"median ratio to {name} on {num_cpus} CPUs: {ratio:.3f}")
+        figures[f"ratio_to_{name}"] = round(ratio, 3)
+    return {"cpus": num_cpus, **figures}
 
 
-def _rate_of_pool(photographs: list[Photograph], request: Request, pool: Pool) -> float:
+def _rate(run: Callable[[list[Photograph], Request], None], photographs: list[Photograph], request: Request) -> float:
     started = time.perf_counter()
+    run(photographs, request)
+    return len(photographs) / (time.perf_counter() - started)
+
+
+def _run_pool(pool: Pool, photographs: list[Photograph], request: Request) -> None:
     for _ in pool.imap_unordered(functools.partial(_examine, request), photographs, chunksize=16):
         pass
-    return len(photographs) / (time.perf_counter() - started)
+
+
+def _run_writing_pool(pool: Pool, photographs: list[Photograph], request: Request) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write = functools.partial(_write, Folder(folder), request)
+        chunks = [photographs[start : start + ROWS_PER_SHARD] for start in range(0, len(photographs), ROWS_PER_SHARD)]
+        for _ in pool.imap_unordered(write, enumerate(chunks)):
+            pass
+
+
+def _write(folder: Folder, request: Request, chunk: tuple[int, list[Photograph]]) -> int:
+    return write_part(folder, f"{chunk[0]:06d}.parquet", chunk[1], request)
 
 
 def _examine(request: Request, photograph: Photograph) -> int:
@@ -97,13 +114,11 @@ def _examine(request: Request, photograph: Photograph) -> int:
     return sum(map(len, row.values()))
 
 
-def _rate_of_ray(photographs: list[Photograph], request: Request) -> float:
+def _run_prepare(photographs: list[Photograph], request: Request) -> None:
     from srgan_ray.on_ray import ingest
 
     with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
         ingest.prepare(photographs, request, Folder(folder))
-        return len(photographs) / (time.perf_counter() - started)
 
 
 def _command(source: str, limit: int, out: str) -> list[str]:

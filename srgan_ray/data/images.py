@@ -60,7 +60,7 @@ def read_header(encoded: bytes) -> Header:
     Raises UnreadableImage, UnsupportedFormat, or TooManyPixels.
     """
     image = _open(encoded)
-    return Header(str(image.format), image.width, image.height)
+    return Header(_format(image), image.width, image.height)
 
 
 def decode(encoded: bytes) -> np.ndarray:
@@ -71,8 +71,8 @@ def decode(encoded: bytes) -> np.ndarray:
     """
     image = _open(encoded)
     try:
-        upright = ImageOps.exif_transpose(image)
-        return np.array(_to_rgb(upright))
+        ImageOps.exif_transpose(image, in_place=True)
+        return np.asarray(_to_rgb(image))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, …
         raise UnreadableImage(f"damaged {image.format} image: {error}") from error
 
@@ -112,7 +112,7 @@ def read_traits(encoded: bytes) -> Traits:
     try:
         tables = getattr(image, "quantization", None) or {}
         return Traits(
-            str(image.format),
+            _format(image),
             image.mode,
             int(image.getexif().get(EXIF_ORIENTATION, 1)),
             getattr(image, "n_frames", 1),
@@ -147,14 +147,21 @@ def _open(encoded: bytes) -> Image.Image:
         raise TooManyPixels(f"more than {MAX_DECODED_PIXELS} pixels: {error}") from error
     except Exception as error:  # a damaged header makes Pillow's plugins raise nearly anything
         raise UnreadableImage(f"not an image: {len(encoded)} bytes of no format that can be told") from error
-    if image.format not in READABLE_FORMATS:
+    if _format(image) not in READABLE_FORMATS:
         raise UnsupportedFormat(f"a {image.format} image; readable are {', '.join(READABLE_FORMATS)}")
     if image.width * image.height > MAX_DECODED_PIXELS:
         raise TooManyPixels(f"{image.width}x{image.height} pixels, more than {MAX_DECODED_PIXELS}")
     return image
 
 
+def _format(image: Image.Image) -> str:
+    """Pillow's name of the format; MPO, which some cameras write, is a JPEG with more pictures behind it."""
+    return "JPEG" if image.format == "MPO" else str(image.format)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image  # what most are; `convert` would copy it
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips instead of scaling
         grey = np.asarray(image).astype(np.float64)
         return Image.fromarray(np.floor(np.clip(grey, 0, 65535) / 257 + 0.5).astype(np.uint8)).convert("RGB")

@@ -170,9 +170,11 @@ def plan_shards(parts: Sequence[Sequence[Finding]], request: Request) -> Plan:
 
 def write_shard(folder: Folder, plan: ShardPlan, part_paths: Sequence[str], request: Request) -> Shard:
     """Write one shard, unless it is there, and return its entry for the manifest."""
-    if not folder.has(plan.path):
-        folder.write(plan.path, _to_parquet(_collect(folder, plan, part_paths, request)))
-    content = folder.read(plan.path)
+    if folder.has(plan.path):
+        content = folder.read(plan.path)
+    else:
+        content = _to_parquet(_collect(folder, plan, part_paths, request))
+        folder.write(plan.path, content)
     sizes = pq.ParquetFile(io.BytesIO(content)).read(["height", "width"]).to_pydict()
     num_pixels = sum(height * width for height, width in zip(sizes["height"], sizes["width"]))
     sha256 = hashlib.sha256(content).hexdigest()

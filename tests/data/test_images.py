@@ -37,6 +37,15 @@ def test_exif_orientation_is_applied() -> None:
     assert np.abs(decoded.astype(int) - upright).mean() < 3
 
 
+def test_mpo_is_read_as_the_jpeg_that_it_begins_with() -> None:
+    """Some phones write several JPEGs into one .jpg file."""
+    first, second = Image.fromarray(photograph(0)), Image.fromarray(photograph(1))
+    mpo = encoded(first, "MPO", save_all=True, append_images=[second])
+    assert images.read_header(mpo) == ("JPEG", 152, 120)
+    assert images.read_traits(mpo).num_frames == 2
+    np.testing.assert_array_equal(images.decode(mpo), images.decode(encoded(first, "JPEG")))
+
+
 def test_16_bit_grey_is_scaled_not_clipped() -> None:
     grey = np.full((8, 8), 32896, np.uint16)  # 128 * 257
     assert (images.decode(encoded(Image.fromarray(grey))) == 128).all()
