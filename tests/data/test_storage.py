@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fakes import make_shards
@@ -109,6 +111,15 @@ def test_a_tar_on_object_storage(photographs: Path, bucket: str, tmp_path: Path)
     Folder(bucket).write("dogs.tar", (tmp_path / "dogs.tar").read_bytes())
     local, remote = (list_photographs(f"{place}/dogs.tar", 0, 0) for place in (tmp_path, bucket))
     assert [(file.name, file.read()) for file in remote] == [(file.name, file.read()) for file in local]
+
+
+def test_a_parquet_file_on_object_storage(photographs: Path, bucket: str, tmp_path: Path) -> None:
+    contents = [path.read_bytes() for path in sorted(photographs.rglob("*.png"))]
+    pq.write_table(pa.table({"image": contents}), tmp_path / "dogs.parquet", row_group_size=3)
+    Folder(bucket).write("dogs.parquet", (tmp_path / "dogs.parquet").read_bytes())
+    local, remote = (list_photographs(f"{place}/dogs.parquet", 0, 0) for place in (tmp_path, bucket))
+    assert sorted(file.read() for file in remote) == sorted(contents)
+    assert [file.name for file in remote] == [file.name for file in local]
 
 
 def test_a_bucket_without_permission_is_named(bucket: str) -> None:
