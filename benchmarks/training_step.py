@@ -32,7 +32,7 @@ from srgan_ray.models.precision import best_device, resolve_precision
 from srgan_ray.on_ray.session import ray_session
 from srgan_ray.training import plain
 from srgan_ray.training.loop import LoopConfig
-from srgan_ray.training.stages import Worker, build_stage
+from srgan_ray.training.stages import build_stage, single_worker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _measure(config: RunConfig, steps: int, out: str) -> tuple[float, float]:
 
 
 def _bare(config: RunConfig, steps: int) -> float:
-    stage = build_stage(config, Worker(0, 1, best_device(), lambda network: network))
+    stage = build_stage(config, single_worker())
     batch = Feed(config.data, config.crops).batch(1)
     return _mean_time(lambda: stage.take_step(batch), steps)
 

@@ -31,6 +31,8 @@ class RunConfig:
     loop: Annotated[LoopConfig, Flat] = LoopConfig()
     num_workers: int = 1
     """Training processes; each takes an equal part of every batch."""
+    min_workers: int = 0
+    """Go on with so few where nodes have gone, and with up to num_workers when they come; 0: always num_workers."""
     learning_rate: float = 1e-4
     """Adam's, for every network of the stage."""
     precision: str = "auto"
@@ -39,9 +41,16 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.num_workers < 1:
             raise InputError(f"--num-workers {self.num_workers}; wanted 1 or more")
+        if not 0 <= self.min_workers <= self.num_workers:
+            raise InputError(f"--min-workers {self.min_workers}; wanted 0 to --num-workers {self.num_workers}")
         if not self.learning_rate > 0:
             raise InputError(f"--learning-rate {self.learning_rate}; wanted more than 0")
         check_precision(self.precision)
+
+    @property
+    def worker_counts(self) -> range:
+        """With how many workers the run may find itself."""
+        return range(self.min_workers or self.num_workers, self.num_workers + 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,7 +134,7 @@ class Folder:
         with self.open(name) as file:
             return bytes(file.read())
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes | memoryview) -> None:
         """Write a file, replacing one of the same name, so that no reader and no kill ever finds half of it."""
         filesystem, root = resolve(self.location)
         try:
@@ -155,7 +155,7 @@ class Folder:
                 _remove_empty_folders(Path(root), (Path(root) / name).parent)
 
 
-def _write_local(path: Path, content: bytes) -> None:
+def _write_local(path: Path, content: bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ASIDE)
     try:

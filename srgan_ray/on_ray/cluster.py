@@ -10,19 +10,20 @@ def largest_node() -> dict[str, float]:
     return max(_nodes(), key=lambda node: node.get("CPU", 0))
 
 
-def share_for(num_workers: int) -> tuple[int, bool]:
-    """The CPUs for each of so many workers, as many as all of them can have, and whether each gets a GPU.
+def share_for(worker_counts: range) -> tuple[int, bool]:
+    """The CPUs for each worker, and whether each gets a GPU.
 
-    Raises InputError where there are not enough CPUs for one each.
+    For one number of workers as many CPUs as all of them can have; where it may change with the nodes, all those of
+    the smallest node that has any. Raises InputError where there are not enough CPUs for one each.
     """
     cpus = [int(node.get("CPU", 0)) for node in _nodes()]
     num_gpus = sum(int(node.get("GPU", 0)) for node in _nodes())
-    fitting = [num for num in range(1, max(cpus) + 1) if sum(cpu // num for cpu in cpus) >= num_workers]
+    least = worker_counts[0]
+    fitting = [num for num in range(1, max(cpus) + 1) if sum(cpu // num for cpu in cpus) >= least]
     if not fitting:
-        raise InputError(
-            f"--num-workers {num_workers}; the cluster has {sum(cpus)} CPUs: wanted at most one worker each"
-        )
-    return max(fitting), num_gpus >= num_workers
+        raise InputError(f"--num-workers {least}; the cluster has {sum(cpus)} CPUs: wanted at most one worker for each")
+    share = max(fitting) if len(worker_counts) == 1 else min(*fitting[-1:], *(cpu for cpu in cpus if cpu))
+    return share, num_gpus >= least
 
 
 def _nodes() -> list[dict[str, float]]:

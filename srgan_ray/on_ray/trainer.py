@@ -1,130 +1,156 @@
 """A run under Ray Train: one process per worker, DistributedDataParallel between them, restarts after a death."""
 
 import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import torch
+import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from srgan_ray.config import RunConfig, from_dict, to_dict
+from srgan_ray.errors import InputError
 from srgan_ray.on_ray.cluster import share_for
-from srgan_ray.training.checkpoint import NUM_KEPT, checkpoint_name, write_checkpoint
-from srgan_ray.training.folder import CHECKPOINTS, RunFolder
+from srgan_ray.training.folder import RAY_FILES, RunFolder
 from srgan_ray.training.loop import format_row
 from srgan_ray.training.run import run
 from srgan_ray.training.stages import Worker
-from srgan_ray.training.state import TrainState
 
 MAX_RESTARTS = 3
 REDRAW_S = 0.5
+RESIZE_CHECK_S = 15  # an elastic run looks so often whether nodes have come
+PEER_TIMEOUT_S = 3600  # ranks wait while rank 0 writes down what was validated
 
 
 def fit(config: RunConfig) -> dict[str, Any]:
     """Run, or go on with, what `config` says, with a progress bar and a line for each validation; returns a summary.
 
-    Raises InputError where the cluster has too few CPUs, and ray.train's TrainingFailedError where a worker failed
-    more than MAX_RESTARTS times.
+    Raises InputError where the cluster has too few CPUs, where another command is at work in the run folder, and where
+    a worker gives up with one; ray.train's TrainingFailedError where workers died more than MAX_RESTARTS times.
     """
-    num_cpus, use_gpu = share_for(config.num_workers)
+    folder = RunFolder(config.out)
+    with folder.locked():
+        _fit_and_show(*_make_trainer(config), config.loop.steps)
+        return folder.summary()
+
+
+def _make_trainer(config: RunConfig) -> tuple[TorchTrainer, Any]:
+    num_cpus, use_gpu = share_for(config.worker_counts)
     board = ray.remote(num_cpus=0)(Board).remote()
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _train_loop_per_worker,
         train_loop_config={"config": to_dict(config), "num_threads": num_cpus, "board": board},
-        torch_config=TorchConfig(timeout_s=3600),  # ranks wait while rank 0 validates
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=config.num_workers,
+        torch_config=TorchConfig(timeout_s=PEER_TIMEOUT_S),
+        scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]  # statically Ray Train v1's, as below
+            num_workers=(config.min_workers, config.num_workers)  # type: ignore[arg-type]
+            if config.min_workers
+            else config.num_workers,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": num_cpus, **({"GPU": 1} if use_gpu else {})},
+            elastic_resize_monitor_interval_s=RESIZE_CHECK_S,
         ),
-        run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # statically this is the class of Ray Train v1
-            name=CHECKPOINTS,
-            storage_path=str(Path(config.out).resolve()),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=NUM_KEPT),
+        run_config=ray.train.RunConfig(  # type: ignore[call-arg]
+            name=RAY_FILES,
+            storage_path=config.out,
             failure_config=ray.train.FailureConfig(max_failures=MAX_RESTARTS),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
-    )
-    _fit_and_show(trainer, board, config.loop.steps)
-    return RunFolder(config.out).summary()
+    ), board
 
 
 def _train_loop_per_worker(settings: dict[str, Any]) -> None:
     torch.set_num_threads(settings["num_threads"])
     context = ray.train.get_context()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device(), _wrap)
-    config = from_dict(settings["config"])
-    report = RayReport(settings["board"], worker, config)
-    if checkpoint := ray.train.get_checkpoint():
-        with checkpoint.as_directory() as folder:
-            run(config, worker, report, Path(folder))
-    else:
-        run(config, worker, report, None)
+    worker = Worker(
+        context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device(), _wrap, _gather, _average
+    )
+    config, board = from_dict(settings["config"]), settings["board"]
+    try:
+        run(config, worker, RayReport(board, worker.rank, config.loop.steps))
+    except (InputError, FloatingPointError) as error:  # would be the same after a restart
+        ray.get(board.give_up.remote(str(error)))
 
 
 def _wrap(network: nn.Module) -> nn.Module:
-    # Rank 0's BatchNorm statistics are the ones that are kept; broadcasting them between the discriminator's two
-    # forward passes would change in place what the backward pass still needs.
+    """Data-parallel; on GPUs BatchNorm takes its statistics over the whole batch, which it cannot on CPUs.
+
+    The wrapper must not broadcast them: between the discriminator's two forward passes that would change in place what
+    the backward pass still needs. The loop averages them before anything is validated or saved.
+    """
+    if next(network.parameters()).is_cuda:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     return ray.train.torch.prepare_model(
         network, move_to_device=False, parallel_strategy_kwargs={"broadcast_buffers": False}
     )
 
 
-class RayReport:
-    """A worker's Report: progress to the driver's board, checkpoints to Ray Train's storage in the run folder."""
+def _gather(value: Any) -> list[Any]:
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
-    def __init__(self, board: Any, worker: Worker, config: RunConfig) -> None:
-        self._board, self._worker, self._config = board, worker, config
+
+def _average(tensors: list[Tensor]) -> None:
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+            tensor /= dist.get_world_size()
+
+
+class RayReport:
+    """A worker's Report: what rank 0 tells goes to the driver's board."""
+
+    def __init__(self, board: Any, rank: int, num_steps: int) -> None:
+        self._board, self._rank, self._num_steps = board, rank, num_steps
         self._last_told = 0.0
 
     def progress(self, step: int) -> None:
-        """Tell the board, now and then, how far rank 0 is."""
-        if self._worker.rank == 0 and time.monotonic() - self._last_told > REDRAW_S:
+        """Tell the board, now and then, how far it is."""
+        if self._rank == 0 and time.monotonic() - self._last_told > REDRAW_S:
             self._board.progress.remote(step)
             self._last_told = time.monotonic()
 
-    def evaluated(self, row: dict[str, Any]) -> None:
-        """Give the board a line to show."""
-        self._board.show.remote(format_row(row, self._config.loop.steps), row["step"])
+    def validated(self, row: dict[str, Any]) -> None:
+        """Give the board the line of a validation."""
+        self.say(format_row(row, self._num_steps))
 
-    def checkpoint(self, state: TrainState) -> None:
-        """Save what rank 0 holds; for the others a barrier."""
-        if self._worker.rank != 0:
-            ray.train.report({"step": state.step})
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            write_checkpoint(Path(folder), state.state_dict(), to_dict(self._config))
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report({"step": state.step}, checkpoint, checkpoint_dir_name=checkpoint_name(state.step))
+    def say(self, line: str) -> None:
+        """Give the board a line to show."""
+        if self._rank == 0:
+            self._board.show.remote(line)
 
 
 class Board:
-    """Where a worker leaves its progress for the driver to show."""
+    """Where workers leave what the driver is to show."""
 
     def __init__(self) -> None:
         self._step = 0
         self._lines: list[str] = []
+        self._failure = ""
 
     def progress(self, step: int) -> None:
         """So many steps are done."""
         self._step = step
 
-    def show(self, line: str, step: int) -> None:
+    def show(self, line: str) -> None:
         """A line to print once."""
         self._lines.append(line)
-        self._step = step
 
-    def take(self) -> tuple[int, list[str]]:
-        """The steps done, and the lines since the last call."""
+    def give_up(self, failure: str) -> None:
+        """Why no restart would help."""
+        self._failure = self._failure or failure
+
+    def take(self) -> tuple[int, list[str], str]:
+        """The steps done, the lines since the last call, and the reason to give up, if there is one."""
         lines, self._lines = self._lines, []
-        return self._step, lines
+        return self._step, lines, self._failure
 
 
 def _fit_and_show(trainer: TorchTrainer, board: Any, num_steps: int) -> None:
@@ -149,7 +175,10 @@ def _fit_and_show(trainer: TorchTrainer, board: Any, num_steps: int) -> None:
 
 
 def _show(board: Any, bar: Any) -> None:
-    bar.n, lines = ray.get(board.take.remote())
+    """Raises InputError where the workers gave up; those still at work end with the connection to Ray."""
+    bar.n, lines, failure = ray.get(board.take.remote())
     for line in lines:
         bar.write(line, file=sys.stderr)
     bar.refresh()
+    if failure:
+        raise InputError(failure)

@@ -1,43 +1,118 @@
-"""Checkpoint folders: `state.pt`, and `checkpoint.json`, which is written last and makes the checkpoint valid."""
+"""Checkpoints of a run, on local disk or object storage: `step_N/state.pt`, then `step_N/checkpoint.json`, its seal.
+
+The seal is written last and holds the hash of the state; a checkpoint without it, or with another content, is none.
+"""
 
 import hashlib
+import io
 import json
-from pathlib import Path
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 
+from srgan_ray.data.storage import Folder
+from srgan_ray.errors import InputError
+
 STATE, SEAL = "state.pt", "checkpoint.json"
-NUM_KEPT = 2
+NUM_KEPT = 2  # beside the best
+
+Say = Callable[[str], None]
 
 
-def write_checkpoint(folder: Path, state: dict[str, Any], config: dict[str, Any]) -> None:
-    """Write a checkpoint into `folder` (made if need be)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(state, folder / STATE)
-    seal = {
-        "schema_version": state["schema_version"],
-        "step": state["step"],
-        "sha256": _hash_file(folder / STATE),
-        "config": config,
-    }
-    (folder / SEAL).write_text(json.dumps(seal, indent=2))
+class Checkpoints:
+    """The checkpoints in a folder (path or URI). `say` is told in one line what had to be passed over.
 
+    As a context manager it ends with the last checkpoint written, or raises InputError where that failed.
+    """
 
-def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """The state of a checkpoint, on the CPU. Raises ValueError where it is not whole."""
-    if not (folder / SEAL).is_file():
-        raise ValueError(f"{folder} holds no {SEAL}: the checkpoint was not finished")
-    if json.loads((folder / SEAL).read_text())["sha256"] != _hash_file(folder / STATE):
-        raise ValueError(f"{folder / STATE} is not the file that was written: remove {folder} to go on from another")
-    return torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    def __init__(self, location: str, config: dict[str, Any], say: Say) -> None:
+        self._folder, self._config, self._say = Folder(location), config, say
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self._failure: InputError | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._wait()
+        self._executor.shutdown()
+        if self._failure and kind is None:
+            raise self._failure
+
+    def latest(self) -> dict[str, Any] | None:
+        """The newest whole state, on the CPU; None where there is no checkpoint yet. Broken ones are told and skipped.
+
+        Raises InputError where there are checkpoints, but no whole one.
+        """
+        names = self._sealed()
+        for name in reversed(names):
+            try:
+                return self._read(name)
+            except InputError as error:
+                self._say(str(error))
+        if names:
+            raise InputError(f"{self._folder} holds no whole checkpoint; remove it to begin the run anew")
+        return None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Take a copy of the state now and write it beside the training; waits for the one before, if it is not done.
+
+        Keeps the last NUM_KEPT and the best: the first after the validation with the lowest `loss_val`. Where a
+        checkpoint cannot be written, the ones before stay, and the run goes on.
+        """
+        self._wait()
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        seal = {name: state[name] for name in ("schema_version", "step", "loss_val")}
+        self._writing = self._executor.submit(self._write, buffer.getbuffer(), seal)
+
+    def _wait(self) -> None:
+        if not self._writing:
+            return
+        try:
+            self._writing.result()
+            self._failure = None
+        except InputError as error:
+            self._failure = error
+            self._say(f"{error}; the run goes on, with the checkpoint before kept")
+        self._writing = None
+
+    def _write(self, content: memoryview, seal: dict[str, Any]) -> None:
+        name = checkpoint_name(seal["step"])
+        sealed = {**seal, "sha256": hashlib.sha256(content).hexdigest(), "config": self._config}
+        self._folder.write(f"{name}/{STATE}", content)
+        self._folder.write(f"{name}/{SEAL}", json.dumps(sealed, indent=2).encode())
+        self._prune()
+
+    def _prune(self) -> None:
+        names = self._sealed()
+        best = min(names, key=lambda name: self._read_seal(name)["loss_val"])
+        kept = {best, *names[-NUM_KEPT:]}
+        gone = [file for file in self._folder.names() if file.partition("/")[0] not in kept]
+        self._folder.delete(sorted(gone, key=lambda file: not file.endswith(SEAL)))  # the seals first
+
+    def _sealed(self) -> list[str]:
+        return [file.removesuffix(f"/{SEAL}") for file in self._folder.names() if file.endswith(f"/{SEAL}")]
+
+    def _read(self, name: str) -> dict[str, Any]:
+        seal, file = self._read_seal(name), f"{name}/{STATE}"
+        content = self._folder.read(file) if self._folder.has(file) else b""
+        if seal.get("sha256") != hashlib.sha256(content).hexdigest():
+            raise InputError(f"{self._folder}/{name} is not the checkpoint that was written: passed over")
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return state
+
+    def _read_seal(self, name: str) -> dict[str, Any]:
+        try:
+            seal: dict[str, Any] = json.loads(self._folder.read(f"{name}/{SEAL}"))
+        except ValueError:
+            return {"loss_val": float("inf")}
+        return seal
 
 
 def checkpoint_name(step: int) -> str:
     """The folder's name; names sort by step."""
     return f"step_{step:08d}"
-
-
-def _hash_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

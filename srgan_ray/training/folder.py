@@ -1,7 +1,10 @@
 """The run folder: config, metrics, TensorBoard events, sample pictures, the best generator. Written by rank 0 alone."""
 
+import contextlib
+import fcntl
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,20 @@ from srgan_ray.errors import InputError
 from srgan_ray.models.artifact import FILE_NAME
 
 CHECKPOINTS = "checkpoints"
-UNFINISHED = {CHECKPOINTS, "config.writing"}  # what a run that was killed before its first step may leave
+LOCK = "lock"
+RAY_FILES = "ray"  # what Ray Train itself writes down
+UNFINISHED = {
+    CHECKPOINTS,
+    RAY_FILES,
+    LOCK,
+    "config.writing",
+}  # what a run that was killed before its first step may leave
 # What may be another when a run goes on; everything else would make it another run.
 FREE_TO_CHANGE = {
     "data",
     "out",
     "num_workers",
+    "min_workers",
     "loop.steps",
     "loop.evaluate_every",
     "loop.checkpoint_every",
@@ -58,6 +69,17 @@ class RunFolder:
                     f"--out {self.path} holds a run with {key} = {before.get(key)}, now {value}; "
                     "wanted the same setting, or another --out"
                 )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder, and keep other commands of this machine out of it. InputError where one is at work in it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / LOCK, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back by the system, however the process ends
+            except BlockingIOError as error:
+                raise InputError(f"--out {self.path}: another command is at work on this run; wait for it") from error
+            yield
 
     def open(self, config: RunConfig, data_hash: str, vgg_stamp: str, step: int) -> None:
         """Begin to write at `step`: what was recorded after it is dropped, since it will come again."""

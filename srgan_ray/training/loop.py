@@ -46,30 +46,32 @@ class LoopConfig:
 
 
 class Report(Protocol):
-    """Where a running loop tells how far it is, and leaves its checkpoints. Every rank calls it at the same steps."""
+    """Where a running loop tells how far it is; what ranks other than 0 tell is dropped."""
 
     def progress(self, step: int) -> None:
         """A step was taken."""
 
-    def evaluated(self, row: dict[str, Any]) -> None:
-        """A validation was recorded (rank 0 only)."""
+    def validated(self, row: dict[str, Any]) -> None:
+        """A validation was recorded."""
 
-    def checkpoint(self, state: TrainState) -> None:
-        """Save the state under its step."""
+    def say(self, line: str) -> None:
+        """Something that the user should know."""
 
 
 def train(
     state: TrainState,
     take_step: Callable[[Batch], dict[str, Tensor]],
     batches: Iterable[tuple[int, Batch]],
-    evaluate: Callable[[dict[str, float]], None] | None,
+    synchronise: Callable[[], None],
+    validate: Callable[[dict[str, float], Batch], None],
+    save: Callable[[dict[str, Any]], None],
     report: Report,
     learning_rate: float,
     config: LoopConfig,
 ) -> None:
-    """Take the steps that `batches` still holds. Ranks without `evaluate` only train.
+    """Take the steps that `batches` still holds. `synchronise` makes the ranks equal before one validates or saves.
 
-    Raises FloatingPointError where the loss is no longer finite, before anything is saved.
+    Raises FloatingPointError where a loss or a weight is no longer finite, before anything is saved.
     """
     window, tick, batches = Window(), time.perf_counter(), iter(batches)
     while found := window.wait_for(batches):
@@ -79,14 +81,17 @@ def train(
         state.advance()
         state.elapsed_s, tick = state.elapsed_s + time.perf_counter() - tick, time.perf_counter()
         report.progress(step)
-        if is_due(step, config.evaluate_every, config.steps):
-            means = window.means()
-            if evaluate:
-                evaluate(means)
-            window = Window()
-        if is_due(step, config.checkpoint_every, config.steps):
+        due_validation = is_due(step, config.evaluate_every, config.steps)
+        due_checkpoint = is_due(step, config.checkpoint_every, config.steps)
+        if due_validation or due_checkpoint:
             window.check_finite()
-            report.checkpoint(state)
+            state.check_finite()
+            synchronise()
+        if due_validation:
+            validate(window.means(), batch)
+            window = Window()
+        if due_checkpoint:
+            save(state.state_dict())
 
 
 def is_due(step: int, every: int, last: int) -> bool:
@@ -152,7 +157,6 @@ class Window:
 
     def means(self) -> dict[str, float]:
         """The means as `loss_train` and the like, and the mean times of a step and of the wait for its batch in it."""
-        self.check_finite()
         seconds = time.perf_counter() - self._started
         means = {
             name.replace("loss", "loss_train"): (total / self._num_steps).item() for name, total in self._sums.items()

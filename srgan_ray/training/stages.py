@@ -1,8 +1,9 @@
 """The two stages put together: from a config to networks, a step to take, and a loss to validate by."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,21 +16,31 @@ from srgan_ray.models.artifact import find_generator, load_generator
 from srgan_ray.models.discriminator import build_discriminator
 from srgan_ray.models.generator import Generator, build_generator
 from srgan_ray.models.perceptual import VGG19Features, load_vgg19
-from srgan_ray.models.precision import BF16, autocast, resolve_precision
-from srgan_ray.training.losses import content_loss, pixel_loss
+from srgan_ray.models.precision import BF16, Autocast, autocast, best_device, resolve_precision
+from srgan_ray.training.losses import adversarial_loss, content_loss, pixel_loss
 from srgan_ray.training.state import TrainState
-from srgan_ray.training.steps import adversarial_step, pretrain_step
+from srgan_ray.training.steps import adversarial_step, gradient_norm, pretrain_step
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 class Worker(NamedTuple):
-    """One training process: its place among the others, its device, and how it wraps a network to train with them."""
+    """One training process: its place among the others, its device, and what it does together with them."""
 
     rank: int
     num_workers: int
     device: torch.device
     wrap: Callable[[nn.Module], nn.Module]
+    """A network, to be trained data-parallel."""
+    gather: Callable[[Any], list[Any]]
+    """Every rank's value, in the order of the ranks."""
+    average: Callable[[list[Tensor]], None]
+    """Tensors to their means over the ranks, in place."""
+
+
+def single_worker() -> Worker:
+    """The only one, on the GPU where there is one."""
+    return Worker(0, 1, best_device(), lambda network: network, lambda value: [value], lambda _: None)
 
 
 class Stage(NamedTuple):
@@ -39,6 +50,8 @@ class Stage(NamedTuple):
     take_step: Callable[[Batch], dict[str, Tensor]]
     loss_val: Callable[[np.ndarray, np.ndarray], float]
     """Of an SR and an HR photograph, `uint8` (H, W, 3); the generator with the lowest mean is kept as the best."""
+    gradient_norms: Callable[[Batch], dict[str, float]]
+    """How strongly each loss term, with its weight, pulls at SR, as `gradient_norm_…`; changes nothing."""
     vgg_stamp: str
 
 
@@ -77,7 +90,11 @@ def _build_pretrain(config: PretrainConfig, worker: Worker) -> Stage:
     def loss_val(sr: np.ndarray, hr: np.ndarray) -> float:
         return pixel_loss(stack([sr]), stack([hr])).item()
 
-    return Stage(state, take_step, loss_val, "")
+    def gradient_norms(batch: Batch) -> dict[str, float]:
+        lr, hr = _move(batch, worker)
+        return {"gradient_norm_pixel": gradient_norm(lambda sr: pixel_loss(sr, hr), _apply(generator, lr, cast))}
+
+    return Stage(state, take_step, loss_val, gradient_norms, "")
 
 
 def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
@@ -109,7 +126,36 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
         with torch.inference_mode(), cast():
             return content_loss(_features(vgg, sr, worker), _features(vgg, hr, worker)).item()
 
-    return Stage(state, take_step, loss_val, vgg.stamp)
+    def gradient_norms(batch: Batch) -> dict[str, float]:
+        lr, hr = _move(batch, worker)
+
+        def content(sr: Tensor) -> Tensor:
+            with cast():
+                return content_loss(vgg(sr), vgg(hr))
+
+        def adversarial(sr: Tensor) -> Tensor:
+            with cast():
+                return config.adversarial_weight * adversarial_loss(discriminator(sr))
+
+        sr = _apply(generator, lr, cast)
+        with _evaluating(discriminator):
+            terms = {"content": content, "adversarial": adversarial}
+            return {f"gradient_norm_{name}": gradient_norm(term, sr) for name, term in terms.items()}
+
+    return Stage(state, take_step, loss_val, gradient_norms, vgg.stamp)
+
+
+@contextlib.contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """In eval mode, which leaves BatchNorm's running statistics alone."""
+    network.eval()
+    yield
+    network.train()
+
+
+def _apply(generator: Generator, lr: Tensor, cast: Autocast) -> Tensor:
+    with _evaluating(generator), torch.no_grad(), cast():
+        return generator(lr)
 
 
 def _features(vgg: VGG19Features, image: np.ndarray, worker: Worker) -> Tensor:

@@ -1,5 +1,6 @@
 """Everything that changes while training, and a dictionary of it that is enough to go on exactly."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch.optim.swa_utils import AveragedModel
 from srgan_ray.models.discriminator import Discriminator
 from srgan_ray.models.generator import Generator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+COUNTERS = ("step", "elapsed_s", "loss_val", "lowest_loss_val")
+_ADVICE = "the last checkpoint is good: start again with a lower --learning-rate or with --precision fp32"
 
 
 class TrainState:
@@ -29,7 +32,27 @@ class TrainState:
         self.ema = AveragedModel(generator, multi_avg_fn=lambda *args: average_(ema_decay, *args)).eval()
         self.step = 0
         self.elapsed_s = 0.0
-        self.lowest_loss_val = float("inf")
+        self.loss_val = self.lowest_loss_val = float("inf")
+
+    def validated(self, loss_val: float) -> bool:
+        """Take note of a validation; whether it is the best so far."""
+        self.loss_val = loss_val
+        if is_best := loss_val < self.lowest_loss_val:  # never of a NaN
+            self.lowest_loss_val = loss_val
+        return is_best
+
+    def check_finite(self) -> None:
+        """Raise FloatingPointError where a weight is no longer finite."""
+        for name, norm in self.weight_norms().items():
+            if not math.isfinite(norm):
+                raise FloatingPointError(f"step {self.step}: the {name}'s weights are no longer finite; {_ADVICE}")
+
+    def weight_norms(self) -> dict[str, float]:
+        """The norm of all weights of each network."""
+        networks = {"generator": self.generator, "discriminator": self.discriminator}
+        return {
+            name: nn.utils.get_total_norm(network.parameters()).item() for name, network in networks.items() if network
+        }
 
     def advance(self) -> None:
         """Count a step that was taken: update the average."""
@@ -43,6 +66,13 @@ class TrainState:
         return self.ema.module
 
     @property
+    def statistics(self) -> list[Tensor]:
+        """BatchNorm's running means and variances; the data-parallel workers have their own between two steps."""
+        networks = (self.generator, self.ema, self.discriminator)
+        buffers = (buffer for network in networks if network for buffer in network.buffers())
+        return [buffer for buffer in buffers if buffer.is_floating_point()]
+
+    @property
     def optimizers(self) -> list[Optimizer]:
         """The optimizers of this stage."""
         return [optimizer for optimizer in (self.generator_optimizer, self.discriminator_optimizer) if optimizer]
@@ -50,7 +80,7 @@ class TrainState:
     def state_dict(self) -> dict[str, Any]:
         """All of it, plus torch's RNG state; the position in the data is `step`."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
-        counters = {"step": self.step, "elapsed_s": self.elapsed_s, "lowest_loss_val": self.lowest_loss_val}
+        counters = {name: getattr(self, name) for name in COUNTERS}
         return {"schema_version": SCHEMA_VERSION, "rng": torch.get_rng_state(), **counters, **parts}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -59,8 +89,8 @@ class TrainState:
             raise ValueError(f"checkpoint of schema version {saved['schema_version']}; wanted {SCHEMA_VERSION}")
         for name, part in self._parts().items():
             part.load_state_dict(saved[name])
-        self.step, self.elapsed_s = saved["step"], saved["elapsed_s"]
-        self.lowest_loss_val = saved["lowest_loss_val"]
+        for name in COUNTERS:
+            setattr(self, name, saved[name])
         torch.set_rng_state(saved["rng"])
 
     def _parts(self) -> dict[str, Any]:

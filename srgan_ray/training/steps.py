@@ -7,6 +7,8 @@ The networks may be wrapped for data-parallel training; batches are `lr` (N, 3, 
 [0, 1]. Each step returns its loss terms as scalar tensors on the networks' device, for the log.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -67,6 +69,16 @@ def adversarial_step(
         "d_hr": hr_logits.detach().float().sigmoid().mean(),
         "d_sr": sr_logits.detach().float().sigmoid().mean(),
     }
+
+
+def gradient_norm(term: Callable[[Tensor], Tensor], sr: Tensor) -> float:
+    """Norm of the gradient of a loss term by SR (N, 3, H, W): how strongly the term pulls; 0 where it does not."""
+    sr = sr.detach().requires_grad_()
+    loss = term(sr)
+    if not loss.requires_grad:
+        return 0.0
+    (gradient,) = torch.autograd.grad(loss, sr)
+    return gradient.float().norm().item()
 
 
 def descend(optimizer: Optimizer, loss: Tensor) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from srgan_ray.config import PretrainConfig, TrainConfig
 from srgan_ray.data.crops import CropConfig
+from srgan_ray.demo import free_port as find_free_port
 from srgan_ray.models.discriminator import DiscriminatorConfig
 from srgan_ray.models.generator import GeneratorConfig
 from srgan_ray.training import plain
@@ -40,3 +41,9 @@ def train_config(pretrain_config: PretrainConfig, tmp_path: Path) -> TrainConfig
         discriminator=DiscriminatorConfig(4, 16),
         vgg_weights="random",
     )
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    return find_free_port()

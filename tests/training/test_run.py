@@ -13,9 +13,10 @@ from srgan_ray.evaluation.metrics import psnr
 from srgan_ray.models.artifact import load_generator
 from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.training import plain
-from srgan_ray.training.checkpoint import read_checkpoint
+from srgan_ray.training.checkpoint import Checkpoints
 from srgan_ray.training.loop import Window, format_row
-from srgan_ray.training.run import check_run, load_val_pairs
+from srgan_ray.training.run import check_run
+from srgan_ray.training.validation import load_val_pairs
 
 
 @pytest.fixture(params=["pretrain", "train"])
@@ -28,8 +29,14 @@ def steps(config: RunConfig, num_steps: int, out: str = "") -> RunConfig:
     return dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=num_steps), out=out or config.out)
 
 
+def checkpoints_of(config: RunConfig) -> Checkpoints:
+    return Checkpoints(f"{config.out}/checkpoints", {}, print)
+
+
 def final_state(config: RunConfig) -> dict:
-    return read_checkpoint(max((Path(config.out) / "checkpoints").glob("step_*")))
+    found = checkpoints_of(config).latest()
+    assert found
+    return found
 
 
 def equal(first, second) -> bool:
@@ -111,7 +118,7 @@ def test_the_generator_file_gives_the_figures_on_its_card(config: RunConfig) -> 
     generator, card = load_generator(plain.fit(config)["generator"])
     pairs, data_hash = load_val_pairs(config)
     upscale = Upscaler(generator, config.precision)
-    values = [psnr(pair.hr, upscale(pair.lr), "y") for pair in pairs]
+    values = [psnr(pair.hr, upscale(pair.lr), "y") for pair, _ in pairs]
     assert card.metrics["psnr_val"]["value"] == pytest.approx(sum(values) / len(values))
     assert card.metrics["psnr_val"]["protocol"]["data_hash"] == f"{data_hash}, 4 of val"
     assert card.data_hash == data_hash
@@ -126,9 +133,8 @@ def test_the_best_generator_is_kept_not_the_last(pretrain_config: PretrainConfig
     assert best.step == 5
     checkpoint = final_state(pretrain_config)
     checkpoint["lowest_loss_val"] = 0.0  # nothing can be better
-    from srgan_ray.training.checkpoint import write_checkpoint
-
-    write_checkpoint(Path(pretrain_config.out) / "checkpoints" / "step_00000005", checkpoint, {})
+    with checkpoints_of(pretrain_config) as checkpoints:
+        checkpoints.save(checkpoint)
     plain.fit(steps(pretrain_config, 10))
     assert load_generator(Path(pretrain_config.out) / "generator.safetensors")[1].step == 5
 
@@ -146,7 +152,7 @@ def test_mixed_validates_under_both_degradations(pretrain_config: PretrainConfig
     crops = dataclasses.replace(pretrain_config.crops, degradation="mixed")
     pairs, _ = load_val_pairs(dataclasses.replace(pretrain_config, crops=crops))
     assert len(pairs) == 8
-    assert {pair.name.split("_", 1)[1] for pair in pairs} == {"opencv_cubic", "matlab_bicubic"}
+    assert {pair.name.split("_", 1)[1] for pair, _ in pairs} == {"opencv_cubic", "matlab_bicubic"}
 
 
 def test_another_run_in_the_folder_is_refused(pretrain_config: PretrainConfig, tmp_path: Path) -> None:

@@ -1,12 +1,8 @@
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
 from srgan_ray.errors import InputError
 from srgan_ray.models.generator import GeneratorConfig, build_generator
-from srgan_ray.training.checkpoint import read_checkpoint, write_checkpoint
 from srgan_ray.training.loop import LoopConfig, is_due, learning_rate_at
 from srgan_ray.training.state import TrainState, average_
 
@@ -44,24 +40,6 @@ def test_the_averaged_generator_has_the_batchnorm_statistics_of_the_generator() 
     assert not state.averaged_generator.training
 
 
-def test_a_checkpoint_is_whole_or_refused(tmp_path: Path) -> None:
-    state = new_state()
-    state.step = 7
-    write_checkpoint(tmp_path / "c", state.state_dict(), {"a": 1})
-    seal = json.loads((tmp_path / "c" / "checkpoint.json").read_text())
-    assert (seal["step"], seal["config"], seal["schema_version"]) == (7, {"a": 1}, 1)
-    other = new_state()
-    other.load_state_dict(read_checkpoint(tmp_path / "c"))
-    assert other.step == 7
-    content = (tmp_path / "c" / "state.pt").read_bytes()
-    (tmp_path / "c" / "state.pt").write_bytes(content[:-100])
-    with pytest.raises(ValueError, match="not the file that was written"):
-        read_checkpoint(tmp_path / "c")
-    (tmp_path / "c" / "checkpoint.json").unlink()
-    with pytest.raises(ValueError, match="not finished"):
-        read_checkpoint(tmp_path / "c")
-
-
 def test_another_schema_is_refused() -> None:
     state = new_state()
     with pytest.raises(ValueError, match="schema version 99"):
@@ -84,3 +62,19 @@ def test_schedules() -> None:
 
 def test_what_is_due_when() -> None:
     assert [step for step in range(1, 8) if is_due(step, 3, 7)] == [3, 6, 7]
+
+
+def test_the_best_validation_is_remembered() -> None:
+    state = new_state()
+    assert [state.validated(loss) for loss in (0.5, 0.6, 0.4, float("nan"), 0.4)] == [True, False, True, False, False]
+    assert (state.loss_val, state.lowest_loss_val) == (0.4, 0.4)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_found(bad: float) -> None:
+    state = new_state()
+    state.check_finite()
+    with torch.no_grad():
+        state.generator.tail.weight[0, 0, 0, 0] = bad
+    with pytest.raises(FloatingPointError, match="the generator's weights are no longer finite; the last checkpoint"):
+        state.check_finite()

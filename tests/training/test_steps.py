@@ -11,7 +11,7 @@ from srgan_ray.models.perceptual import load_vgg19
 from srgan_ray.models.precision import autocast
 from srgan_ray.training.losses import adversarial_loss, discriminator_loss, pixel_loss
 from srgan_ray.training.state import adam
-from srgan_ray.training.steps import adversarial_step, pretrain_step
+from srgan_ray.training.steps import adversarial_step, gradient_norm, pretrain_step
 
 FP32 = autocast("fp32", torch.device("cpu"))
 
@@ -116,6 +116,14 @@ def test_both_terms_reach_the_generator(batch: Batch, vgg: nn.Module, weight: fl
         for name, parameter in content_only.generator.named_parameters()
     )
     assert differs == (weight > 0)
+
+
+def test_the_pull_of_a_term_is_the_norm_of_its_gradient() -> None:
+    hr = torch.zeros(1, 3, 2, 2)
+    sr = torch.full((1, 3, 2, 2), 0.5, requires_grad=True)
+    assert gradient_norm(lambda sr: pixel_loss(sr, hr), sr) == pytest.approx((12 * (2 * 0.5 / 12) ** 2) ** 0.5)
+    assert gradient_norm(lambda sr: pixel_loss(sr.detach(), hr), sr) == 0, "a detached loss pulls at nothing"
+    assert sr.grad is None
 
 
 def test_the_discriminator_learns_to_tell(batch: Batch, vgg: nn.Module) -> None:

@@ -1,0 +1,134 @@
+"""Validation: the averaged generator on whole photographs, shared out over the workers, recorded by rank 0."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from srgan_ray.config import PretrainConfig, RunConfig, to_dict
+from srgan_ray.data.crops import MIXED
+from srgan_ray.data.degrade import matlab_bicubic_up
+from srgan_ray.data.feed import Batch, decode_row
+from srgan_ray.data.shard_set import ShardSet
+from srgan_ray.evaluation.benchmark import BICUBIC, Pair, caption_panels
+from srgan_ray.evaluation.diagnostics import checkerboard, colour_drift, consistency_db
+from srgan_ray.evaluation.metrics import Measurement, Protocol, psnr
+from srgan_ray.models.artifact import Card, save_generator
+from srgan_ray.models.upscaler import Upscaler
+from srgan_ray.training.folder import RunFolder
+from srgan_ray.training.health import find_alarms
+from srgan_ray.training.stages import Stage, Worker
+
+NUM_SAMPLES = 3
+
+
+class ValPair(NamedTuple):
+    """A photograph of the validation split under one degradation."""
+
+    pair: Pair
+    degradation: str
+
+
+class Validation:
+    """Called after a step, on every rank, with the means of the training losses and the step's batch.
+
+    Each photograph is measured on one rank, and the means are taken in the order of the photographs: the figures do not
+    depend on the number of workers. Rank 0 records them and keeps the best generator.
+    """
+
+    def __init__(self, config: RunConfig, stage: Stage, worker: Worker, show: Callable[[dict[str, Any]], None]) -> None:
+        self._config, self._stage, self._worker, self._show = config, stage, worker, show
+        self._pairs, self._data_hash = load_val_pairs(config)
+        self._folder = RunFolder(config.out)
+        if worker.rank == 0:
+            self._folder.open(config, self._data_hash, stage.vgg_stamp, stage.state.step)
+
+    def __call__(self, means: dict[str, float], batch: Batch) -> None:
+        upscale = Upscaler(self._stage.state.averaged_generator, self._config.precision)
+        own = range(self._worker.rank, len(self._pairs), self._worker.num_workers)
+        outputs = {number: upscale(self._pairs[number].pair.lr) for number in own}
+        measured = {number: self._measure(self._pairs[number], sr) for number, sr in outputs.items()}
+        samples = {number: sr for number, sr in outputs.items() if number < NUM_SAMPLES}
+        gathered = self._worker.gather((means, measured, samples))
+        if self._worker.rank == 0:
+            all_means, all_measured, all_samples = zip(*gathered)
+            self._record(_mean(all_means), _mean(_in_order(all_measured)), _in_order(all_samples), batch)
+
+    def _measure(self, val_pair: ValPair, sr: np.ndarray) -> dict[str, float]:
+        (_, hr, lr), degradation = val_pair
+        return {
+            "loss_val": self._stage.loss_val(sr, hr),
+            "psnr_val": psnr(hr, sr, "y"),
+            "psnr_bicubic": psnr(hr, matlab_bicubic_up(lr), "y"),
+            "colour_drift": colour_drift(sr, hr),
+            "checkerboard": checkerboard(sr),
+            "consistency_db": consistency_db(sr, lr, degradation),
+        }
+
+    def _record(
+        self, means: dict[str, float], measured: dict[str, float], samples: list[np.ndarray], batch: Batch
+    ) -> None:
+        state = self._stage.state
+        protocol = self._protocol("psnr", "y")
+        row: dict[str, Any] = {
+            "step": state.step,
+            **means,
+            **measured,
+            **self._stage.gradient_norms(batch),
+            "elapsed_s": state.elapsed_s,
+            "protocol": dataclasses.asdict(protocol),
+        }
+        row["alarms"] = find_alarms(row)
+        if state.validated(row["loss_val"]):
+            names = ("psnr_val", "psnr_bicubic")
+            metrics = {name: dataclasses.asdict(Measurement(row[name], protocol)) for name in names}
+            save_generator(self._folder.generator_file, state.averaged_generator.state_dict(), self._card(metrics))
+        self._folder.record(row)
+        for (pair, _), sr in zip(self._pairs, samples):
+            picture = caption_panels(pair.lr, {BICUBIC: matlab_bicubic_up(pair.lr), "SR": sr}, pair.hr)
+            self._folder.add_sample(state.step, pair.name, picture)
+        self._show(row)
+
+    def _protocol(self, metric: str, colour: str) -> Protocol:
+        data = f"{self._data_hash}, {len(self._pairs)} of val"
+        return Protocol(metric, colour, self._config.crops.degradation, data)
+
+    def _card(self, metrics: dict[str, Any]) -> Card:
+        stage = "pretrain" if isinstance(self._config, PretrainConfig) else "train"
+        step = self._stage.state.step
+        return Card(
+            name=f"{self._folder.path.name}-{stage}-{step}",
+            generator=dataclasses.asdict(self._stage.state.generator.config),
+            degradation=self._config.crops.degradation,
+            stage=stage,
+            step=step,
+            vgg_weights=self._stage.vgg_stamp,
+            metrics=metrics,
+            config=to_dict(self._config),
+            data_hash=self._data_hash,
+        )
+
+
+def load_val_pairs(config: RunConfig) -> tuple[list[ValPair], str]:
+    """The validation photographs, each under every degradation that is trained on, and the shard set's hash."""
+    rows = ShardSet(config.data, "val")
+    wanted_rows = rows.read(range(min(len(rows), config.loop.max_val_photographs)))
+    images = [decode_row(row) for row in wanted_rows.values()]
+    wanted = config.crops.degradation
+    return [
+        ValPair(Pair(f"{image.id[:8]}_{name}", image.hr, lr), name)
+        for image in images
+        for name, lr in image.lr.items()
+        if wanted in (name, MIXED)
+    ], rows.manifest.data_hash
+
+
+def _in_order(parts: tuple[dict[int, Any], ...]) -> list[Any]:
+    """What the ranks hold by number, as one list."""
+    numbered = {number: value for part in parts for number, value in part.items()}
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def _mean(rows: Any) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

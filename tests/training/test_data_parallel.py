@@ -1,0 +1,99 @@
+"""Two processes over gloo are one machine: the same weights on both, and those of one process with the whole batch."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig
+from srgan_ray.data.feed import Feed
+from srgan_ray.training.run import _synchronise
+from srgan_ray.training.stages import Stage, Worker, build_stage, single_worker
+
+STEPS = 3
+
+
+def gather(value: object) -> list:
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def wrap(network: nn.Module) -> nn.Module:
+    return DistributedDataParallel(network, broadcast_buffers=False)
+
+
+def take_steps(config: RunConfig, worker: Worker, frozen_statistics: bool) -> Stage:
+    stage = build_stage(config, worker)
+    state = stage.state
+    for network in (state.generator, state.discriminator):
+        for module in network.modules() if network else ():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.ones_(module.weight)
+                module.train(not frozen_statistics)
+    feed = Feed(config.data, config.crops, worker.rank, worker.num_workers)
+    for _, batch in feed.batches(1, STEPS):
+        stage.take_step(batch)
+        state.advance()
+        assert len({str(norms) for norms in worker.gather(state.weight_norms())}) == 1
+    return stage
+
+
+def work(rank: int, port: int, config: RunConfig, frozen_statistics: bool, out: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+
+    def average(tensors: list[torch.Tensor]) -> None:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+            tensor /= 2
+
+    worker = Worker(rank, 2, torch.device("cpu"), wrap, gather, average)
+    state = take_steps(config, worker, frozen_statistics).state
+    if not frozen_statistics:
+        assert len({tuple(map(float, found)) for found in gather([buffer.sum() for buffer in state.statistics])}) == 2
+    _synchronise(state, worker)
+    torch.save(state.state_dict(), f"{out}/rank_{rank}.pt")
+    dist.destroy_process_group()
+
+
+def two_processes(config: RunConfig, frozen_statistics: bool, out: Path, port: int) -> list[dict]:
+    multiprocessing.spawn(work, (port, config, frozen_statistics, str(out)), nprocs=2)
+    return [torch.load(out / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.fixture(params=["pretrain", "train"])
+def config(request: pytest.FixtureRequest) -> PretrainConfig | TrainConfig:
+    found: PretrainConfig | TrainConfig = request.getfixturevalue(f"{request.param}_config")
+    return dataclasses.replace(found, precision="fp32")
+
+
+def test_both_ranks_hold_the_same_weights_and_statistics(config: RunConfig, tmp_path: Path, free_port: int) -> None:
+    """Weights after every step; statistics, which each rank has of its own part, once they are averaged."""
+    first, second = two_processes(config, False, tmp_path, free_port)
+    for network in ("generator", "discriminator", "ema"):
+        for name, value in first.get(network, {}).items():
+            assert torch.equal(value, second[network][name]), f"{network}.{name}"
+
+
+def test_two_parts_of_a_batch_give_the_gradients_of_the_whole(
+    config: RunConfig, tmp_path: Path, free_port: int
+) -> None:
+    """With BatchNorm's statistics frozen, since on CPUs each rank takes them over its own part."""
+    [parts, _] = two_processes(config, True, tmp_path, free_port)
+    whole = take_steps(config, single_worker(), True).state.state_dict()
+    for network in ("generator", "discriminator"):
+        for name, value in whole.get(network, {}).items():
+            torch.testing.assert_close(parts[network][name], value, rtol=1e-3, atol=2e-5, msg=f"{network}.{name}")
+
+
+def test_ranks_that_drift_apart_are_found(pretrain_config: PretrainConfig) -> None:
+    state = build_stage(pretrain_config, single_worker()).state
+    apart = single_worker()._replace(gather=lambda norms: [norms, {name: norm + 1 for name, norm in norms.items()}])
+    _synchronise(state, single_worker())
+    with pytest.raises(RuntimeError, match="the ranks' weights differ"):
+        _synchronise(state, apart)
