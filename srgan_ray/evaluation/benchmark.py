@@ -15,11 +15,14 @@ from srgan_ray.data import images
 from srgan_ray.data.crops import MIXED
 from srgan_ray.data.degrade import DEGRADATIONS, SCALE, matlab_bicubic_up
 from srgan_ray.errors import InputError
-from srgan_ray.evaluation.metrics import BORDER_PX, Measurement, as_json, measure
+from srgan_ray.evaluation.diagnostics import checkerboard, colour_drift, consistency_db
+from srgan_ray.evaluation.metrics import BORDER_PX, Measurement, Protocol, as_json, average, measure
+from srgan_ray.evaluation.niqe import BLOCK_PX, MIN_BLOCKS, PristineModel, count_blocks, load_pristine_model, niqe
 from srgan_ray.models.artifact import RELEASED, find_generator, load_generator
 from srgan_ray.models.upscaler import Upscaler
 
 BICUBIC = "bicubic"
+TRUTH = "HR"
 FROM_FILES = "files"
 MIN_SIDE_PX = 11 + 2 * BORDER_PX  # SSIM's window, inside the border
 
@@ -44,6 +47,8 @@ class EvaluateConfig:
     """File for the figures with their protocols."""
     pictures: str = ""
     """Folder for LR | bicubic | SR | HR pictures."""
+    niqe_model: str = ""
+    """NIQE's pristine model, an .npz; adds the column niqe."""
 
 
 class Pair(NamedTuple):
@@ -61,8 +66,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     degradation = config.degradation or (FROM_FILES if config.lr else "matlab_bicubic")
     pairs = load_pairs(config.hr, config.lr, degradation)
+    pristine = _load_pristine(config.niqe_model, pairs) if config.niqe_model else None
     upscalers, trained_on = _load_upscalers(config)
-    table = compare(pairs, upscalers, degradation, Path(config.pictures) if config.pictures else None)
+    table = compare(pairs, upscalers, degradation, Path(config.pictures) if config.pictures else None, pristine)
     print(format_table(table), file=sys.stderr)
     if not config.lr and trained_on not in ("", MIXED, degradation):
         print(f"note: trained on LR by {trained_on}, measured on {degradation}", file=sys.stderr)
@@ -80,6 +86,17 @@ def _load_upscalers(config: EvaluateConfig) -> tuple[dict[str, Upscale], str]:
         return {}, ""
     generator, card = load_generator(find_generator(config.generator))
     return {card.name: Upscaler(generator, config.precision)}, card.degradation
+
+
+def _load_pristine(path: str, pairs: Sequence[Pair]) -> PristineModel:
+    for pair in pairs:
+        height, width = pair.hr.shape[:2]
+        if count_blocks(height, width) < MIN_BLOCKS:
+            raise InputError(
+                f"--niqe-model {path}: {pair.name} has {width}x{height} pixels; "
+                f"wanted {MIN_BLOCKS} blocks of {BLOCK_PX}x{BLOCK_PX} inside a border of {BORDER_PX}"
+            )
+    return load_pristine_model(path)
 
 
 def load_pairs(hr_folder: str, lr_folder: str, degradation: str) -> list[Pair]:
@@ -115,11 +132,15 @@ def hash_pairs(pairs: Sequence[Pair]) -> str:
 
 
 def compare(
-    pairs: Sequence[Pair], upscalers: dict[str, Upscale], degradation: str, pictures: Path | None = None
+    pairs: Sequence[Pair],
+    upscalers: dict[str, Upscale],
+    degradation: str,
+    pictures: Path | None = None,
+    pristine: PristineModel | None = None,
 ) -> dict[str, dict[str, Measurement]]:
     """Measure each upscaler and bicubic on the same pairs: name to metric to Measurement.
 
-    Writes LR | bicubic | SR … | HR pictures of each pair into `pictures`.
+    HR has a row of what needs no truth beside it. Writes LR | bicubic | SR … | HR pictures of pairs into `pictures`.
     """
     data_hash = hash_pairs(pairs)
     everyone = {BICUBIC: matlab_bicubic_up, **upscalers}
@@ -129,26 +150,61 @@ def compare(
             picture = caption_panels(pair.lr, {name: sr[index] for name, sr in results.items()}, pair.hr)
             pictures.mkdir(parents=True, exist_ok=True)
             (pictures / f"{pair.name}.png").write_bytes(images.encode(picture, "png"))
-    return {
+    rows = {
         name: measure([(pair.hr, sr) for pair, sr in zip(pairs, srs)], degradation, data_hash)
+        | measure_alone(srs, degradation, data_hash, pristine)
+        | measure_agreement(pairs, srs, degradation, data_hash)
         for name, srs in results.items()
     }
+    return {**rows, TRUTH: measure_alone([pair.hr for pair in pairs], degradation, data_hash, pristine)}
+
+
+def measure_alone(
+    srs: Sequence[np.ndarray], degradation: str, data_hash: str, pristine: PristineModel | None = None
+) -> dict[str, Measurement]:
+    """What needs no other image beside it, `uint8` RGB: `checkerboard`, and `niqe` where there is a pristine model."""
+    protocol = Protocol("checkerboard", "rgb", degradation, data_hash, border_px=0)
+    measured = {"checkerboard": average(map(checkerboard, srs), protocol)}
+    if pristine:
+        protocol = Protocol("niqe", "y", degradation, data_hash, model_hash=pristine.hash)
+        measured["niqe"] = average((niqe(sr, pristine) for sr in srs), protocol)
+    return measured
+
+
+def measure_agreement(
+    pairs: Sequence[Pair], srs: Sequence[np.ndarray], degradation: str, data_hash: str
+) -> dict[str, Measurement]:
+    """`colour_drift` from HR, and `consistency` with LR unless LR was given: how it was made is not known then."""
+    protocol = Protocol("colour_drift", "rgb", degradation, data_hash, border_px=0)
+    measured = {"colour_drift": average((colour_drift(sr, pair.hr) for pair, sr in zip(pairs, srs)), protocol)}
+    if degradation in DEGRADATIONS:
+        values = (consistency_db(sr, pair.lr, degradation) for pair, sr in zip(pairs, srs))
+        measured["consistency"] = average(values, dataclasses.replace(protocol, metric="consistency"))
+    return measured
 
 
 def format_table(table: dict[str, dict[str, Measurement]]) -> str:
-    """The comparison as lines of text, with the gain over bicubic and the protocol."""
-    metrics = list(table[BICUBIC])
-    width = max(len(name) for name in table)
+    """The comparison as lines of text, a part for each width of border, with the gain over bicubic and the protocol."""
+    parts: dict[int, list[str]] = {}
+    for metric, measurement in table[BICUBIC].items():
+        parts.setdefault(measurement.protocol.border_px, []).append(metric)
+    return "\n".join(line for metrics in parts.values() for line in _format_part(table, metrics))
+
+
+def _format_part(table: dict[str, dict[str, Measurement]], metrics: list[str]) -> list[str]:
+    bicubic, width = table[BICUBIC], max(len(name) for name in table)
     lines = [" " * width + "".join(f"  {metric:>17}" for metric in metrics)]
     for name, row in table.items():
-        cells = (f"{row[m].value:9.4f} ({row[m].gain_over(table[BICUBIC][m]):+6.3f})" for m in metrics)
-        lines.append(f"{name:<{width}}" + "".join(f"  {cell:>17}" for cell in cells))
-    protocol = table[BICUBIC][metrics[0]].protocol
-    lines.append(
-        f"in brackets: gain over bicubic; LR by {protocol.degradation}, border {protocol.border_px} px, "
-        f"SR rounded to {protocol.rounding}, {protocol.average}, data {protocol.data_hash}"
-    )
-    return "\n".join(lines)
+        if not row.keys().isdisjoint(metrics):
+            cells = (f"{row[m].value:9.4f} ({row[m].gain_over(bicubic[m]):+6.3f})" if m in row else "" for m in metrics)
+            lines.append(f"{name:<{width}}" + "".join(f"  {cell:>17}" for cell in cells))
+    protocol = bicubic[metrics[0]].protocol
+    return [
+        *lines,
+        f"in brackets: gain over bicubic, positive where better; LR by {protocol.degradation}, "
+        f"border {protocol.border_px} px, SR rounded to {protocol.rounding}, {protocol.average}, "
+        f"data {protocol.data_hash}",
+    ]
 
 
 def caption_panels(lr: np.ndarray, outputs: dict[str, np.ndarray], hr: np.ndarray) -> np.ndarray:

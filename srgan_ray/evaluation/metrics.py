@@ -1,7 +1,7 @@
 """PSNR and SSIM, each number with the protocol it was measured by. Numbers of unlike protocols are not compared."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from skimage.metrics import structural_similarity
 
 PEAK = 255.0
 BORDER_PX = 4
+LOWER_IS_BETTER = frozenset({"niqe", "checkerboard", "colour_drift"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Protocol:
     """How a number was measured; two numbers compare only where all of it is equal."""
 
     metric: str
-    """psnr (dB) or ssim (Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5)."""
+    """psnr (dB), ssim (Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5), niqe, or one of the diagnostics."""
     colour: str
     """y (studio range, 16…235) or rgb."""
     degradation: str
@@ -28,6 +29,8 @@ class Protocol:
     rounding: str = "uint8"
     """SR is rounded to 8 bit before measuring."""
     average: str = "mean over images"
+    model_hash: str = ""
+    """Of the pristine model, for niqe."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +41,14 @@ class Measurement:
     protocol: Protocol
 
     def gain_over(self, other: "Measurement") -> float:
-        """This value minus the other's. Raises ValueError where their protocols differ."""
+        """How much better this value is: the difference, turned round for what is better when lower.
+
+        Raises ValueError where their protocols differ.
+        """
         if self.protocol != other.protocol:
             raise ValueError(f"cannot compare unlike protocols: {self.protocol} and {other.protocol}")
+        if self.protocol.metric in LOWER_IS_BETTER:
+            return other.value - self.value
         return self.value - other.value
 
 
@@ -76,13 +84,17 @@ METRICS = {"psnr": psnr, "ssim": ssim}
 def measure(pairs: Sequence[tuple[np.ndarray, np.ndarray]], degradation: str, data_hash: str) -> dict[str, Measurement]:
     """The mean of every metric over (HR, SR) pairs, as `psnr_y`, `ssim_y`, `psnr_rgb`, `ssim_rgb`."""
     return {
-        f"{name}_{colour}": Measurement(
-            float(np.mean([METRICS[name](hr, sr, colour) for hr, sr in pairs])),
-            Protocol(name, colour, degradation, data_hash),
+        f"{name}_{colour}": average(
+            (METRICS[name](hr, sr, colour) for hr, sr in pairs), Protocol(name, colour, degradation, data_hash)
         )
         for colour in ("y", "rgb")
         for name in METRICS
     }
+
+
+def average(values: Iterable[float], protocol: Protocol) -> Measurement:
+    """The mean of one or more values of one protocol."""
+    return Measurement(float(np.mean(list(values))), protocol)
 
 
 def as_json(measurements: dict[str, Measurement]) -> dict[str, Any]:

@@ -11,9 +11,8 @@ import numpy as np
 
 from srgan_ray.data import images
 from srgan_ray.data.crops import MIXED
-from srgan_ray.data.degrade import DEGRADATIONS
 from srgan_ray.errors import InputError
-from srgan_ray.evaluation.metrics import psnr
+from srgan_ray.evaluation.diagnostics import consistency_db
 from srgan_ray.models.artifact import find_generator, interpolate, load_generator
 from srgan_ray.models.upscaler import Upscaler
 
@@ -82,7 +81,7 @@ class Handler:
 
     def _consistency_db(self, lr: np.ndarray, sr: np.ndarray) -> float:
         degradation = "matlab_bicubic" if self.card.degradation == MIXED else self.card.degradation
-        return psnr(lr, DEGRADATIONS[degradation](sr), "rgb", border_px=0)
+        return consistency_db(sr, lr, degradation)
 
     def _make_upscaler(self, fidelity: float | None) -> Upscaler:
         if fidelity is None:

@@ -3,13 +3,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from skimage.data import astronaut, coffee
 
 from fakes import photograph
 from srgan_ray.data import images
-from srgan_ray.data.degrade import matlab_bicubic
+from srgan_ray.data.degrade import matlab_bicubic, matlab_bicubic_up
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation import benchmark
 from srgan_ray.evaluation.benchmark import EvaluateConfig, caption_panels, compare, evaluate, load_pairs
+from srgan_ray.evaluation.metrics import rgb_to_y
+from srgan_ray.evaluation.niqe import load_pristine_model, measure_features
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +51,57 @@ def test_a_better_upscaler_gains_and_both_rows_share_a_protocol(hr_folder: Path)
     table = compare(pairs, {"oracle": lambda lr: np.clip(truth[lr.tobytes()] + 1, 0, 255).astype(np.uint8)}, "x")
     assert table["oracle"]["psnr_y"].gain_over(table["bicubic"]["psnr_y"]) > 5
     assert "oracle" in benchmark.format_table(table)
+
+
+def test_diagnostics_stand_beside_bicubic_and_hr(hr_folder: Path) -> None:
+    pairs = load_pairs(str(hr_folder), "", "opencv_cubic")
+    grid = np.where(np.indices((100, 80)).sum(axis=0) % 2, 15, -5)[..., None]
+
+    def spoil(lr: np.ndarray) -> np.ndarray:
+        return np.clip(matlab_bicubic_up(lr) + grid, 0, 255).astype(np.uint8)
+
+    table = compare(pairs, {"spoilt": spoil}, "opencv_cubic")
+    assert list(table) == ["bicubic", "spoilt", "HR"]
+    assert set(table["HR"]) == {"checkerboard"}
+    for metric in ("checkerboard", "colour_drift"):
+        spoilt, bicubic = table["spoilt"][metric], table["bicubic"][metric]
+        assert spoilt.value > bicubic.value + 3
+        assert spoilt.gain_over(bicubic) < -3
+        assert (spoilt.protocol.metric, spoilt.protocol.degradation) == (metric, "opencv_cubic")
+        assert spoilt.protocol.border_px == 0
+    assert table["spoilt"]["consistency"].gain_over(table["bicubic"]["consistency"]) < 0
+    lines = benchmark.format_table(table).splitlines()
+    assert [line.split()[0] for line in lines] == [
+        *("psnr_y", "bicubic", "spoilt", "in", "checkerboard", "bicubic", "spoilt", "HR", "in")
+    ]
+    assert "border 4 px" in lines[3]
+    assert "border 0 px" in lines[8]
+
+
+def test_consistency_is_left_out_where_lr_was_given(hr_folder: Path) -> None:
+    assert "consistency" not in compare(load_pairs(str(hr_folder), "", "opencv_cubic"), {}, "files")["bicubic"]
+
+
+def test_niqe_is_a_column_where_its_model_is_given(tmp_path: Path, capsys) -> None:
+    (tmp_path / "hr").mkdir()
+    for name, photograph_ in {"astronaut": astronaut(), "coffee": coffee()}.items():
+        (tmp_path / "hr" / f"{name}.png").write_bytes(images.encode(photograph_, "png"))
+    features = measure_features(rgb_to_y(astronaut()))
+    model = tmp_path / "model.npz"
+    np.savez(model, mu_pris_param=features.mean(axis=0), cov_pris_param=np.cov(features, rowvar=False))
+    config = EvaluateConfig(str(tmp_path / "hr"), niqe_model=str(model), json=str(tmp_path / "f.json"))
+    figures = evaluate(config)["figures"]
+    assert figures["HR"]["niqe"] < figures["bicubic"]["niqe"]
+    hr_line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("HR"))
+    assert f"(+{figures['bicubic']['niqe'] - figures['HR']['niqe']:.2f}" in hr_line
+    protocol = json.loads((tmp_path / "f.json").read_text())["figures"]["HR"]["niqe"]["protocol"]
+    assert (protocol["metric"], protocol["colour"], protocol["border_px"]) == ("niqe", "y", 4)
+    assert protocol["model_hash"] == load_pristine_model(str(model)).hash
+
+
+def test_niqe_wants_images_of_two_blocks(hr_folder: Path) -> None:
+    with pytest.raises(InputError, match="0 has 80x100 pixels; wanted 2 blocks of 96x96"):
+        evaluate(EvaluateConfig(str(hr_folder), niqe_model="model.npz"))
 
 
 def test_figures_and_pictures_are_written(hr_folder: Path, tmp_path: Path, capsys) -> None:

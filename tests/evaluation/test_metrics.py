@@ -65,6 +65,7 @@ def test_the_mean_is_over_images_not_over_pooled_errors() -> None:
         Protocol("psnr", "y", "matlab_bicubic", "h"),
         Protocol("psnr", "y", "opencv_cubic", "other"),
         Protocol("psnr", "y", "opencv_cubic", "h", border_px=0),
+        Protocol("psnr", "y", "opencv_cubic", "h", model_hash="m"),
     ],
 )
 def test_unlike_protocols_are_not_compared(other: Protocol) -> None:
@@ -72,3 +73,9 @@ def test_unlike_protocols_are_not_compared(other: Protocol) -> None:
     assert mine.gain_over(Measurement(28.5, mine.protocol)) == pytest.approx(1.5)
     with pytest.raises(ValueError, match="unlike"):
         mine.gain_over(Measurement(28.5, other))
+
+
+@pytest.mark.parametrize(("metric", "gain"), [("psnr", 2), ("consistency", 2), ("niqe", -2), ("checkerboard", -2)])
+def test_a_gain_is_positive_where_better(metric: str, gain: float) -> None:
+    protocol = Protocol(metric, "y", "opencv_cubic", "h")
+    assert Measurement(7.0, protocol).gain_over(Measurement(5.0, protocol)) == gain
