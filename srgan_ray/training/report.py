@@ -72,9 +72,9 @@ circle { fill: var(--series); } circle:hover { stroke: var(--series); stroke-wid
 .gallery { grid-template-columns: repeat(auto-fill, minmax(min(15rem, 45%), 1fr)); gap: 1rem; }
 img { display: block; width: 100%; height: auto; background: var(--well); border-radius: .3rem; }
 table { border-collapse: collapse; margin: 1rem 0 .5rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .4rem 0 .4rem 1.5rem; border-bottom: 1px solid var(--line); }
+th, td { text-align: right; padding: .4rem 0 .4rem 1rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child { text-align: left; padding-left: 0; } th { font-weight: 400; color: var(--soft); }
-tbody th { color: var(--ink); }
+tbody th { color: var(--ink); white-space: normal; }
 """
 
 
