@@ -4,7 +4,8 @@ A command line, `config.json` in a run, a checkpoint and a search all use the sa
 """
 
 import dataclasses
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -79,11 +80,28 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     return {"stage": STAGE_NAMES[type(config)], **dataclasses.asdict(config)}
 
 
+def to_arguments(config: RunConfig) -> list[str]:
+    """The arguments that give this config on the command line: what differs from the defaults."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return [text for flag, value in _differences(config, defaults, "--") for text in (flag, str(value))]
+
+
 def from_dict(values: dict[str, Any]) -> RunConfig:
     """The config that `to_dict` gave. Raises InputError for an unknown key."""
     stage = {name: config_type for config_type, name in STAGE_NAMES.items()}[values["stage"]]
     config: RunConfig = _build(stage, {key: value for key, value in values.items() if key != "stage"})
     return config
+
+
+def _differences(config: Any, defaults: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    hints = get_type_hints(type(config), include_extras=True)
+    for name, default in defaults.items():
+        value, flag = getattr(config, name), prefix + name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            is_flat = Flat in getattr(hints[name], "__metadata__", ())
+            yield from _differences(value, vars(default), prefix if is_flat else f"{flag}.")
+        elif value != default:
+            yield flag, value
 
 
 def _build(config_type: Any, values: dict[str, Any]) -> Any:

@@ -99,10 +99,15 @@ def encode_lossless(image: np.ndarray) -> bytes:
 
 def thumbnail(encoded: bytes, side_px: int) -> bytes:
     """A JPEG of at most `side_px` x `side_px` pixels. Raises UnreadableImage and its kinds."""
-    image = Image.fromarray(decode(encoded))
-    image.thumbnail((side_px, side_px))
+    return shrink(decode(encoded), side_px)
+
+
+def shrink(image: np.ndarray, side_px: int) -> bytes:
+    """`uint8` RGB (H, W, 3) to a JPEG of at most `side_px` x `side_px` pixels; a smaller image keeps its size."""
+    small = Image.fromarray(image)
+    small.thumbnail((side_px, side_px))
     buffer = io.BytesIO()
-    image.save(buffer, format="jpeg", quality=75)
+    small.save(buffer, format="jpeg", quality=75)
     return buffer.getvalue()
 
 

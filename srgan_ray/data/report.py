@@ -1,8 +1,6 @@
 """What `prepare` found, as one HTML page to look at: no script, nothing from elsewhere."""
 
-import base64
 import functools
-import html
 import itertools
 import re
 from collections import Counter
@@ -12,43 +10,25 @@ import numpy as np
 
 from srgan_ray.data.forensics import Finding
 from srgan_ray.data.manifest import REJECTED, Request
+from srgan_ray.data.page import BASE, TOP, Axes, and_more, document, escape, format_number, img, round_step, tiles
 
 Thumbnail = Callable[[Finding], bytes | None]
 MAX_REJECTED, MAX_GROUPS, MAX_IN_GROUP, MAX_WORST, MAX_NOTED = 48, 40, 6, 12, 24  # pictures
 MAX_PICTURE_BYTES = 3_000_000  # of all of them; a third more in base64, so that the page stays below 6 MB
 MAX_OPEN_BREEDS = 30
 NUM_BINS = 32
-CHART_WIDTH, CHART_HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 220, 48, 10, 24, 44  # margins around the bars
-IMAGE_TYPES = {b"\xff\xd8": "jpeg", b"\x89P": "png", b"RI": "webp"}  # by the first two bytes
 PARTICULARS = re.compile(r"^\d+x\d+ pixels[,;] |[:;].*|(?<=the same pixels) as .*", re.DOTALL)
 STYLE = """
-:root { color-scheme: light dark; --page: #f7f7f5; --card: #fff; --ink: #1c2026; --soft: #5b636e; --line: #e2e2dd;
-  --bar: #3d6fa8; --well: #ecece8; }
-@media (prefers-color-scheme: dark) { :root { --page: #131519; --card: #1c1f25; --ink: #e8e8e5; --soft: #9da5b0;
-  --line: #2f343c; --bar: #7aabe2; --well: #262a31; } }
-* { box-sizing: border-box; } h1, h2, h3, p, figure, ul { margin: 0; padding: 0; }
-body { margin: 0 auto; max-width: 76rem; padding: 2.5rem 1.25rem 5rem; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.75rem; line-height: 1.25; } h2 { font-size: 1.35rem; } h3 { font-size: 1rem; margin-top: 2rem; }
-h2 span, h3 span { color: var(--soft); font-weight: 400; margin-left: .35rem; }
-section { margin-top: 3.5rem; padding-top: 1.75rem; border-top: 1px solid var(--line); }
-.soft, figcaption { color: var(--soft); } .soft { font-size: .9rem; margin-top: .25rem; }
 summary { color: var(--bar); cursor: pointer; font-size: .9rem; padding: .75rem 0; }
-.tiles, .gallery, .groups, .charts { display: grid; gap: 1rem; margin: 1.25rem 0 .75rem; }
-.tiles { grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
+.groups { display: grid; gap: 1rem; margin: 1.25rem 0 .75rem; }
 .gallery, .group { grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1.5rem 1rem; }
-.groups, .charts { grid-template-columns: repeat(auto-fill, minmax(min(21rem, 100%), 1fr)); grid-auto-flow: dense; }
-.tile, .group, .chart { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: 1rem; }
-.tile { color: var(--soft); font-size: .9rem; } .group { display: grid; } .large { grid-column: 1 / -1; }
-.tile b { display: block; color: var(--ink); font-size: 1.7rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
-.chart h3 { margin: 0; } .group p { align-self: center; }
+.groups { grid-template-columns: repeat(auto-fill, minmax(min(21rem, 100%), 1fr)); grid-auto-flow: dense; }
+.group { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: 1rem; }
+.group { display: grid; } .large { grid-column: 1 / -1; } .group p { align-self: center; }
 img, .none { display: grid; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--well);
   border-radius: .4rem; place-items: center; font-size: .8rem; color: var(--soft); }
-figcaption { font-size: .75rem; line-height: 1.35; padding-top: .4rem; } figcaption b { color: var(--ink); }
 figcaption > * { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 4; overflow: hidden; }
-svg { display: block; width: 100%; height: auto; margin-top: .5rem; }
-rect { fill: var(--bar); } rect:hover { opacity: .7; } text { font-size: 12px; fill: var(--soft); }
-line { stroke: var(--line); } .median { stroke: var(--ink); stroke-dasharray: 3 3; }
+rect { fill: var(--bar); } rect:hover { opacity: .7; } .median { stroke: var(--ink); stroke-dasharray: 3 3; }
 .bars, .names { list-style: none; font-size: .85rem; line-height: 1.35; margin-top: 1rem; }
 .bars li { display: grid; grid-template-columns: min(14rem, 40%) 1fr 3rem; gap: .75rem; align-items: center;
   padding: .15rem 0; }
@@ -73,22 +53,15 @@ def render_report(
     """
     kept = [finding for finding in findings if not finding.reason]
     pictures = _Pictures(thumbnail)
-    title = f"Photographs of {_escape(request.source)}"
-    return "\n".join(
-        [
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{title}</title><style>{STYLE}</style></head><body>",
-            f"<h1>{title}</h1>",
-            *_headline(request, counts),
-            *_rejected([finding for finding in findings if finding.reason], pictures),
-            *_near_duplicates(near_duplicates, pictures),
-            *_worst(kept, pictures),
-            *_noted(findings, pictures),
-            *_distributions(kept),
-            "</body></html>\n",
-        ]
-    )
+    parts = [
+        *_headline(request, counts),
+        *_rejected([finding for finding in findings if finding.reason], pictures),
+        *_near_duplicates(near_duplicates, pictures),
+        *_worst(kept, pictures),
+        *_noted(findings, pictures),
+        *_distributions(kept),
+    ]
+    return document(f"Photographs of {request.source}", STYLE, parts)
 
 
 class _Pictures:
@@ -104,8 +77,7 @@ class _Pictures:
         if not encoded:
             return ""
         self._room -= len(encoded)
-        kind = IMAGE_TYPES.get(encoded[:2], "jpeg")
-        return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(encoded).decode()}">'
+        return img(encoded)
 
     def figure(self, finding: Finding, caption: str) -> str:
         image = self.image(finding) or '<div class="none">no picture</div>'
@@ -118,11 +90,12 @@ class _Pictures:
 
 def _headline(request: Request, counts: dict[str, int]) -> Iterable[str]:
     settings = f"seed {request.seed}, limit {request.limit or 'none'}, smaller side from {request.min_side_px} px"
-    yield f'<p class="soft">{settings}; LR by {_escape(", ".join(request.degradations))}</p><div class="tiles">'
-    for name, count in counts.items():
-        label = _escape(name.replace("_", " ").replace("near duplicate", "near-duplicate"))
-        yield f'<div class="tile"><b>{count:,}</b>{label}</div>'
-    yield "</div>"
+    yield f'<p class="soft">{settings}; LR by {escape(", ".join(request.degradations))}</p>'
+    yield tiles({_label(name): f"{count:,}" for name, count in counts.items()})
+
+
+def _label(count_name: str) -> str:
+    return count_name.replace("_", " ").replace("near duplicate", "near-duplicate")
 
 
 def _rejected(rejected: Sequence[Finding], pictures: _Pictures) -> Iterable[str]:
@@ -134,12 +107,12 @@ def _rejected(rejected: Sequence[Finding], pictures: _Pictures) -> Iterable[str]
         if image := pictures.image(finding):
             figures.append(f"<figure>{image}{_caption(finding, finding.reason)}</figure>")
         else:
-            rows.append(f"<li>{_escape(finding.name)}<span>{_escape(finding.reason)}</span></li>")
+            rows.append(f"<li>{escape(finding.name)}<span>{escape(finding.reason)}</span></li>")
     if figures:
         yield f'<div class="gallery">{"".join(figures)}</div>'
     if rows:
         yield f'<h3>Without a picture</h3><ul class="names">{"".join(rows)}</ul>'
-    yield _and_more(len(rejected) - MAX_REJECTED, f"more in {REJECTED}")
+    yield and_more(len(rejected) - MAX_REJECTED, f"more in {REJECTED}")
     yield "</section>"
 
 
@@ -151,8 +124,8 @@ def _near_duplicates(groups: Sequence[Sequence[Finding]], pictures: _Pictures) -
     for group in groups[:MAX_GROUPS]:
         figures = "".join(pictures.figure(finding, _size(finding)) for finding in group[:MAX_IN_GROUP])
         size = " large" if len(group) > 2 else ""
-        yield f'<div class="group{size}">{figures}{_and_more(len(group) - MAX_IN_GROUP, "more")}</div>'
-    yield f"</div>{_and_more(len(groups) - MAX_GROUPS, 'more groups')}</section>"
+        yield f'<div class="group{size}">{figures}{and_more(len(group) - MAX_IN_GROUP, "more")}</div>'
+    yield f"</div>{and_more(len(groups) - MAX_GROUPS, 'more groups')}</section>"
 
 
 def _worst(kept: Sequence[Finding], pictures: _Pictures) -> Iterable[str]:
@@ -180,9 +153,9 @@ def _noted(findings: Sequence[Finding], pictures: _Pictures) -> Iterable[str]:
     yield f"<section><h2>Noted <span>{num_noted:,}</span></h2>"
     yield '<p class="soft">Odd, but by itself no reason to reject.</p>' if by_kind else '<p class="soft">none</p>'
     for kind, group in by_kind.items():
-        yield f"<h3>{_escape(kind)} <span>{len(group):,}</span></h3>"
+        yield f"<h3>{escape(kind)} <span>{len(group):,}</span></h3>"
         yield pictures.gallery(group[:MAX_NOTED], functools.partial(_particulars, kind))
-        names = "\n".join(_escape(finding.name) for finding in group)
+        names = "\n".join(escape(finding.name) for finding in group)
         yield f'<details><summary>All {len(group):,} names</summary><div class="plain">{names}</div></details>'
     yield "</section>"
 
@@ -207,7 +180,7 @@ def _histogram(title: str, unit: str, values: Sequence[float]) -> str:
     """A chart; the bars at its ends hold what lies outside 99 % of the values, so that one giant squeezes no other."""
     if not values:
         return f'<div class="chart"><h3>{title}</h3><p class="soft">none</p></div>'
-    low, middle, high = (_number(value) for value in (min(values), float(np.median(values)), max(values)))
+    low, middle, high = (format_number(value) for value in (min(values), float(np.median(values)), max(values)))
     line = f"min {low} · median {middle} · max {high} {unit}" if low != high else f"all {len(values):,}: {low} {unit}"
     chart = _chart(title, unit, np.asarray(values)) if low != high else ""
     return f'<div class="chart"><h3>{title}</h3>{chart}<p class="soft">{line}</p></div>'
@@ -216,29 +189,18 @@ def _histogram(title: str, unit: str, values: Sequence[float]) -> str:
 def _chart(title: str, unit: str, values: np.ndarray) -> str:
     edges = _bin_edges(values)
     counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
-    base = CHART_HEIGHT - BOTTOM
-    across, up = (CHART_WIDTH - LEFT - RIGHT) / (edges[-1] - edges[0]), (base - TOP) / int(counts.max())
-    parts = []
-    for tick in _ticks(0, counts.max(), 4, 1):
-        y = base - up * tick
-        parts.append(f'<line x1="{LEFT}" x2="{CHART_WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
+    axes = Axes(edges[0], edges[-1], 0, int(counts.max()), unit, "photographs", y_least=1)
+    marks = []
     for first, last, count in zip(edges[:-1], edges[1:], counts.tolist()):
-        x, width = LEFT + across * (first - edges[0]), across * (last - first)
-        span = f"{_number(first)} to {_number(last)} {unit}"
-        parts.append(
-            f'<rect x="{x + 0.5:.1f}" y="{base - up * count:.1f}" width="{max(width - 1, 1):.1f}" '
-            f'height="{up * count:.1f}"><title>{span}: {count:,}</title></rect>'
+        x, y, width = axes.x(first), axes.y(count), axes.x(last) - axes.x(first)
+        span = f"{format_number(first)} to {format_number(last)} {unit}"
+        marks.append(
+            f'<rect x="{x + 0.5:.1f}" y="{y:.1f}" width="{max(width - 1, 1):.1f}" '
+            f'height="{BASE - y:.1f}"><title>{span}: {count:,}</title></rect>'
         )
-    for tick in _ticks(edges[0], edges[-1], 6, 0):
-        x = LEFT + across * (tick - edges[0])
-        parts.append(f'<text x="{x:.1f}" y="{base + 17}" text-anchor="middle">{_number(tick)}</text>')
-    x = LEFT + across * (float(np.clip(np.median(values), edges[0], edges[-1])) - edges[0])
-    parts.append(f'<line class="median" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{base}"/>')
-    parts.append(f'<text x="{(LEFT + CHART_WIDTH - RIGHT) / 2}" y="{base + 37}" text-anchor="middle">{unit}</text>')
-    parts.append(f'<text x="0" y="{TOP - 12}">photographs</text>')
-    label = f'role="img" aria-label="{title}, number of photographs"'
-    return f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" {label}>{"".join(parts)}</svg>'
+    x = axes.x(float(np.clip(np.median(values), edges[0], edges[-1])))
+    marks.append(f'<line class="median" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{BASE}"/>')
+    return axes.draw(f"{title}, number of photographs", marks)
 
 
 def _bin_edges(values: np.ndarray) -> np.ndarray:
@@ -246,29 +208,14 @@ def _bin_edges(values: np.ndarray) -> np.ndarray:
     low, high = np.percentile(values, [0.5, 99.5])
     if low == high:
         low, high = values.min(), values.max()
-    step = _round_step((high - low) / NUM_BINS, 1 if np.issubdtype(values.dtype, np.integer) else 0)
+    step = round_step((high - low) / NUM_BINS, 1 if np.issubdtype(values.dtype, np.integer) else 0)
     return step * np.arange(np.floor(low / step), np.floor(high / step) + 2)
-
-
-def _ticks(low: float, high: float, number: int, smallest: float) -> np.ndarray:
-    step = _round_step((high - low) / number, smallest)
-    return step * np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1)
-
-
-def _round_step(step: float, smallest: float) -> float:
-    """1, 2 or 5 times a power of ten, no less than `step` and `smallest`."""
-    power = 10.0 ** np.floor(np.log10(step))
-    return float(max(smallest, next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * 0.999)))
-
-
-def _number(value: float) -> str:
-    return f"{float(f'{value:.5g}') + 0.0:,.10g}"  # + 0.0: no minus before a zero
 
 
 def _bars(counts: dict[str, int]) -> str:
     top = max(counts.values(), default=0)
     items = "".join(
-        f'<li><span>{_escape(name)}</span><i style="width:{100 * count / top:.1f}%"></i><b>{count:,}</b></li>'
+        f'<li><span>{escape(name)}</span><i style="width:{100 * count / top:.1f}%"></i><b>{count:,}</b></li>'
         for name, count in counts.items()
     )
     return f'<ul class="bars">{items}</ul>' if items else '<p class="soft">none</p>'
@@ -288,17 +235,13 @@ def _from_each(groups: Sequence[Sequence[Finding]], number: int) -> list[Finding
 
 
 def _caption(finding: Finding, text: str) -> str:
-    name = _escape(finding.name)
-    return f'<figcaption title="{name}"><b>{_escape(text)}</b><span>{name.replace("/", "/<wbr>")}</span></figcaption>'
+    name = escape(finding.name)
+    return f'<figcaption title="{name}"><b>{escape(text)}</b><span>{name.replace("/", "/<wbr>")}</span></figcaption>'
 
 
 def _size(finding: Finding) -> str:
     quality = f", quality {finding.jpeg_quality}" if finding.jpeg_quality else ""
     return f"{finding.width} × {finding.height}{quality}"
-
-
-def _and_more(number: int, what: str) -> str:
-    return f'<p class="soft">and {number:,} {what}</p>' if number > 0 else ""
 
 
 def _particulars(kind: str, finding: Finding) -> str:
@@ -310,9 +253,3 @@ def _particulars(kind: str, finding: Finding) -> str:
 def _kind(text: str) -> str:
     """A reason or a note without its particulars."""
     return PARTICULARS.sub("", text)
-
-
-def _escape(text: str) -> str:
-    """For HTML; what cannot be printed, or written as UTF-8, becomes a question mark."""
-    printable = text if text.isprintable() else "".join(char if char.isprintable() else "\ufffd" for char in text)
-    return html.escape(printable)

@@ -24,6 +24,7 @@ from srgan_ray.models.upscaler import Upscaler
 BICUBIC = "bicubic"
 TRUTH = "HR"
 FROM_FILES = "files"
+CAPTION_PX = 20  # height of the strip over a panel
 MIN_SIDE_PX = 11 + 2 * BORDER_PX  # SSIM's window, inside the border
 
 Upscale = Callable[[np.ndarray], np.ndarray]
@@ -214,8 +215,13 @@ def caption_panels(lr: np.ndarray, outputs: dict[str, np.ndarray], hr: np.ndarra
     return np.concatenate(panels, axis=1)
 
 
+def split_panels(picture: np.ndarray, number: int) -> list[np.ndarray]:
+    """The `number` panels of a picture that `caption_panels` made, without their captions."""
+    return np.split(picture[CAPTION_PX:], number, axis=1)
+
+
 def _caption(image: np.ndarray, text: str) -> np.ndarray:
-    strip = np.full((20, image.shape[1], 3), 255, np.uint8)
+    strip = np.full((CAPTION_PX, image.shape[1], 3), 255, np.uint8)
     cv2.putText(strip, text, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([strip, image])
 

@@ -1,8 +1,10 @@
 """The generator file: one `.safetensors` with the weights and, in its header, what is needed to use and trust them."""
 
+import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,26 +55,28 @@ def save_generator(path: str | Path, weights: dict[str, torch.Tensor], card: Car
     os.replace(aside, path)
 
 
+def read_card(path: str | Path) -> Card:
+    """The card of a generator file, without its weights. Raises InputError as `load_generator` does."""
+    with _naming(path):
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        card = Card(**{key: json.loads(value) for key, value in header.items()})
+    if (card.architecture, card.scale) != (ARCHITECTURE, SCALE):
+        raise InputError(
+            f"--generator {path} is a {card.architecture} for scale {card.scale}; wanted {ARCHITECTURE} for {SCALE}"
+        )
+    return card
+
+
 def load_generator(path: str | Path) -> tuple[Generator, Card]:
     """The generator in eval mode on the CPU, and its card. Never unpickles.
 
     Raises InputError for a file that is missing, damaged, or of another architecture or scale.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-        card = Card(**{key: json.loads(value) for key, value in header.items()})
-        if (card.architecture, card.scale) != (ARCHITECTURE, SCALE):
-            raise InputError(
-                f"--generator {path} is a {card.architecture} for scale {card.scale}; wanted {ARCHITECTURE} for {SCALE}"
-            )
+    card = read_card(path)
+    with _naming(path):
         generator = Generator(GeneratorConfig(**card.generator))
         generator.load_state_dict(safetensors.torch.load_file(path))
-    except FileNotFoundError as error:
-        raise InputError(f"--generator {path} does not exist; wanted a {FILE_NAME} of a run") from error
-    except (safetensors.SafetensorError, OSError, TypeError, KeyError, json.JSONDecodeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--generator {path} is no generator file of this project: {reason}") from error
     return generator.eval(), card
 
 
@@ -107,3 +111,15 @@ def interpolate(perceptual: Generator, faithful: Generator, fidelity: float) -> 
         }
     )
     return blend.eval()
+
+
+@contextlib.contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """What reading a generator file may raise becomes an InputError that names the file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"--generator {path} does not exist; wanted a {FILE_NAME} of a run") from error
+    except (safetensors.SafetensorError, OSError, TypeError, KeyError, json.JSONDecodeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--generator {path} is no generator file of this project: {reason}") from error

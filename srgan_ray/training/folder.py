@@ -1,9 +1,13 @@
-"""The run folder: config, metrics, TensorBoard events, sample pictures, the best generator. Written by rank 0 alone."""
+"""The run folder: config, metrics, TensorBoard events, sample pictures, the best generator, the report.
+
+Written by rank 0 alone.
+"""
 
 import contextlib
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,21 +15,18 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from srgan_ray.config import RunConfig, to_dict
+from srgan_ray.config import RunConfig, from_dict, to_dict
 from srgan_ray.data import images
-from srgan_ray.data.manifest import versions
+from srgan_ray.data.manifest import REPORT, versions
 from srgan_ray.errors import InputError
-from srgan_ray.models.artifact import FILE_NAME
+from srgan_ray.models.artifact import FILE_NAME, read_card
+from srgan_ray.training.report import render_run_report
 
 CHECKPOINTS = "checkpoints"
 LOCK = "lock"
 RAY_FILES = "ray"  # what Ray Train itself writes down
-UNFINISHED = {
-    CHECKPOINTS,
-    RAY_FILES,
-    LOCK,
-    "config.writing",
-}  # what a run that was killed before its first step may leave
+UNFINISHED = {CHECKPOINTS, RAY_FILES, LOCK, "config.writing"}  # what a run killed before its first step may leave
+SAMPLE_NAME = re.compile(r"(?P<photograph>.+)_step_(?P<step>\d+)\.png")
 # What may be another when a run goes on; everything else would make it another run.
 FREE_TO_CHANGE = {
     "data",
@@ -117,10 +118,24 @@ class RunFolder:
         path.write_bytes(images.encode(picture, "png"))
         self._events.add_image(name, picture, step, dataformats="HWC")
 
+    def write_report(self) -> None:
+        """Write `report.html`, made of what the folder holds after a validation."""
+        origin = json.loads(self._config_file.read_text())
+        config, card = from_dict(origin.pop("config")), read_card(self.generator_file)
+        _write_whole(self.path / REPORT, render_run_report(config, origin, card, self.metrics(), self._samples()))
+
+    def _samples(self) -> dict[str, dict[int, Path]]:
+        """The files in `samples/` by photograph and step."""
+        samples: dict[str, dict[int, Path]] = {}
+        for path in sorted((self.path / "samples").glob("*.png")):
+            if found := SAMPLE_NAME.fullmatch(path.name):
+                samples.setdefault(found["photograph"], {})[int(found["step"])] = path
+        return samples
+
 
 def _write_whole(path: Path, text: str) -> None:
     aside = path.with_suffix(".writing")
-    aside.write_text(text)
+    aside.write_text(text, encoding="utf-8")
     os.replace(aside, path)
 
 
