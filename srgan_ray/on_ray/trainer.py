@@ -36,6 +36,7 @@ def fit(config: RunConfig) -> dict[str, Any]:
     folder = RunFolder(config.out)
     with folder.locked():
         _fit_and_show(*_make_trainer(config), config.loop.steps)
+        folder.write_report()
         return folder.summary()
 
 

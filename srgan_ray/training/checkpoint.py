@@ -6,6 +6,7 @@ The seal is written last and holds the hash of the state; a checkpoint without i
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -89,8 +90,9 @@ class Checkpoints:
 
     def _prune(self) -> None:
         names = self._sealed()
-        best = min(names, key=lambda name: self._read_seal(name)["loss_val"])
-        kept = {best, *names[-NUM_KEPT:]}
+        losses = {name: self._read_seal(name)["loss_val"] for name in names}
+        validated = [name for name in names if math.isfinite(losses[name])]
+        kept = {*names[-NUM_KEPT:], *sorted(validated, key=losses.__getitem__)[:1]}
         gone = [file for file in self._folder.names() if file.partition("/")[0] not in kept]
         self._folder.delete(sorted(gone, key=lambda file: not file.endswith(SEAL)))  # the seals first
 

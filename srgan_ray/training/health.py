@@ -4,8 +4,8 @@ from typing import Any
 
 # 119 benchmark photographs read at most 0.29 in `checkerboard`; bicubic moves their colour by at most 0.23 levels.
 MAX_COLOUR_DRIFT = 1.0
-MAX_CHECKERBOARD = 0.5
-MIN_CONSISTENCY_DB = 25.0
+MAX_CHECKERBOARD = 0.25
+MIN_CONSISTENCY_DB = 30.0
 MIN_PULL = 1e-4  # of the weaker loss term, over the stronger
 SURE, UNSURE = 0.98, 0.02
 
@@ -46,7 +46,7 @@ def _pictures(row: dict[str, Any]) -> list[str]:
     if row["colour_drift"] > MAX_COLOUR_DRIFT:
         alarms.append(
             f"colour_drift = {row['colour_drift']:.2f} levels, healthy below {MAX_COLOUR_DRIFT}: the colours shift; "
-            "lower --learning-rate or --adversarial-weight"
+            "lower --learning-rate, or let it fall (--schedule cosine)"
         )
     if row["checkerboard"] > MAX_CHECKERBOARD:
         alarms.append(

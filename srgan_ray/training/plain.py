@@ -15,6 +15,7 @@ def fit(config: RunConfig) -> dict[str, Any]:
     folder = RunFolder(config.out)
     with folder.locked():
         run(config, single_worker(), PlainReport(config.loop.steps))
+        folder.write_report()
         return folder.summary()
 
 

@@ -50,7 +50,7 @@ def run(config: RunConfig, worker: Worker, report: Report) -> None:
             stage.take_step,
             feed.batches(stage.state.step + 1, config.loop.steps),
             functools.partial(_synchronise, stage.state, worker),
-            Validation(config, stage, worker, report.validated),
+            Validation(config, stage, worker, report),
             checkpoints.save if worker.rank == 0 else lambda _: None,
             report,
             config.learning_rate,

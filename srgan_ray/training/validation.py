@@ -1,7 +1,6 @@
 """Validation: the averaged generator on whole photographs, shared out over the workers, recorded by rank 0."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from srgan_ray.models.artifact import Card, save_generator
 from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.training.folder import RunFolder
 from srgan_ray.training.health import find_alarms
+from srgan_ray.training.loop import Report
 from srgan_ray.training.stages import Stage, Worker
 
 NUM_SAMPLES = 3
@@ -37,8 +37,8 @@ class Validation:
     depend on the number of workers. Rank 0 records them and keeps the best generator.
     """
 
-    def __init__(self, config: RunConfig, stage: Stage, worker: Worker, show: Callable[[dict[str, Any]], None]) -> None:
-        self._config, self._stage, self._worker, self._show = config, stage, worker, show
+    def __init__(self, config: RunConfig, stage: Stage, worker: Worker, report: Report) -> None:
+        self._config, self._stage, self._worker, self._report = config, stage, worker, report
         self._pairs, self._data_hash = load_val_pairs(config)
         self._folder = RunFolder(config.out)
         if worker.rank == 0:
@@ -88,7 +88,9 @@ class Validation:
         for (pair, _), sr in zip(self._pairs, samples):
             picture = caption_panels(pair.lr, {BICUBIC: matlab_bicubic_up(pair.lr), "SR": sr}, pair.hr)
             self._folder.add_sample(state.step, pair.name, picture)
-        self._show(row)
+        self._report.validated(row)
+        for alarm in row["alarms"]:
+            self._report.say(f"alarm: {alarm}")
 
     def _protocol(self, metric: str, colour: str) -> Protocol:
         data = f"{self._data_hash}, {len(self._pairs)} of val"

@@ -75,7 +75,7 @@ def config(request: pytest.FixtureRequest) -> PretrainConfig | TrainConfig:
 def test_both_ranks_hold_the_same_weights_and_statistics(config: RunConfig, tmp_path: Path, free_port: int) -> None:
     """Weights after every step; statistics, which each rank has of its own part, once they are averaged."""
     first, second = two_processes(config, False, tmp_path, free_port)
-    for network in ("generator", "discriminator", "ema"):
+    for network in ("generator", "discriminator", "averaged_generator"):
         for name, value in first.get(network, {}).items():
             assert torch.equal(value, second[network][name]), f"{network}.{name}"
 

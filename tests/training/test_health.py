@@ -27,7 +27,7 @@ def test_a_healthy_row_gives_none() -> None:
         ({"gradient_norm_adversarial": 1e-9}, "gradient_norm_adversarial = 1e-09", "raise its weight"),
         ({"d_hr": 0.999, "d_sr": 0.001}, "D(hr) = 0.999, D(G(lr)) = 0.001", "pretrain longer"),
         ({"d_hr": 0.45, "d_sr": 0.5}, "D(hr) = 0.450, D(G(lr)) = 0.500", "lower --adversarial-weight"),
-        ({"colour_drift": 3.0}, "colour_drift = 3.00 levels", "lower --learning-rate"),
+        ({"colour_drift": 3.0}, "colour_drift = 3.00 levels", "--schedule cosine"),
         ({"checkerboard": 2.0}, "checkerboard = 2.00", "train longer"),
         ({"consistency_db": 20.0}, "consistency_db = 20.0", "pretrain longer"),
     ],

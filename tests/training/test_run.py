@@ -93,6 +93,7 @@ def test_a_finished_run_started_again_does_nothing(pretrain_config: PretrainConf
 
 
 def test_a_run_folder_holds_what_the_contract_says(config: RunConfig) -> None:
+    terms = ("pixel",) if isinstance(config, PretrainConfig) else ("content", "adversarial")
     summary = plain.fit(config)
     out = Path(config.out)
     written = json.loads((out / "config.json").read_text())
@@ -111,6 +112,11 @@ def test_a_run_folder_holds_what_the_contract_says(config: RunConfig) -> None:
     events.Reload()
     assert [event.step for event in events.Scalars("psnr_val")] == [5, 10]
     assert events.Tags()["images"]
+    assert {"colour_drift", "checkerboard", "consistency_db", "alarms"} <= set(row)
+    pulls = {name for name in row if name.startswith("gradient_norm_")}
+    assert pulls == {f"gradient_norm_{term}" for term in terms}
+    assert all(row[name] > 0 for name in pulls)
+    assert "psnr_bicubic" in (out / "report.html").read_text()
 
 
 def test_the_generator_file_gives_the_figures_on_its_card(config: RunConfig) -> None:
