@@ -4,7 +4,7 @@ from torch import nn
 
 from srgan_ray.errors import InputError
 from srgan_ray.models.discriminator import DiscriminatorConfig, build_discriminator
-from srgan_ray.models.generator import GeneratorConfig, build_generator
+from srgan_ray.models.generator import GeneratorConfig, PReLU, ShuffledConv2d, build_generator
 
 
 def test_the_papers_generator() -> None:
@@ -18,6 +18,43 @@ def test_the_papers_generator() -> None:
 def test_any_size_becomes_four_times_as_large(size: tuple[int, int]) -> None:
     generator = build_generator(GeneratorConfig(1, 8), 0).eval()
     assert generator(torch.rand(2, 3, *size)).shape == (2, 3, 4 * size[0], 4 * size[1])
+
+
+def compare_gradients(ours: nn.Module, reference: nn.Module, features: torch.Tensor, weight: torch.Tensor) -> None:
+    """Outputs are equal, and gradients by the input and by the parameters, which both modules share."""
+    outputs, gradients = [], []
+    for module in (ours, reference):
+        given = features.clone().requires_grad_()
+        outputs.append(module(given))
+        gradients.append(torch.autograd.grad((outputs[-1] * weight).sum(), [given, *ours.parameters()]))
+    torch.testing.assert_close(outputs[0], outputs[1])
+    for first, second in zip(*gradients):
+        torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("slope", [0.25, -0.5, 1.5])
+def test_prelu_is_pytorchs(slope: float) -> None:
+    ours, features = PReLU().double(), torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    nn.init.constant_(ours.weight, slope)
+
+    class Reference(nn.Module):
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return nn.functional.prelu(features, ours.weight)
+
+    compare_gradients(ours, Reference(), features, torch.randn_like(features))
+
+
+@pytest.mark.parametrize("side", [1, 5, 9])
+def test_the_last_convolution_is_the_one_after_the_shuffle(side: int) -> None:
+    ours = ShuffledConv2d(4, 3, side, padding=side // 2).double()
+
+    class Reference(nn.Module):
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            shuffled = nn.functional.pixel_shuffle(features, 2)
+            return nn.functional.conv2d(shuffled, ours.weight, ours.bias, padding=side // 2)
+
+    features = torch.randn(2, 16, 5, 7, dtype=torch.float64)
+    compare_gradients(ours, Reference(), features, torch.randn(2, 3, 10, 14, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("num_blocks", [1, 3])

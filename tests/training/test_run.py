@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from srgan_ray.models.artifact import load_generator
 from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.training import plain
 from srgan_ray.training.checkpoint import Checkpoints
+from srgan_ray.training.folder import RunFolder
 from srgan_ray.training.loop import Window, format_row
 from srgan_ray.training.run import check_run
 from srgan_ray.training.validation import load_val_pairs
@@ -172,6 +175,16 @@ def test_another_run_in_the_folder_is_refused(pretrain_config: PretrainConfig, t
     (tmp_path / "other" / "file").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
         check_run(dataclasses.replace(pretrain_config, out=str(tmp_path / "other")))
+
+
+def test_two_commands_do_not_work_on_one_run(pretrain_config: PretrainConfig) -> None:
+    with RunFolder(pretrain_config.out).locked():
+        code = (
+            f"from srgan_ray.training.folder import RunFolder\nwith RunFolder({pretrain_config.out!r}).locked(): pass"
+        )
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert "another command is at work on this run" in other.stderr
+    plain.fit(steps(pretrain_config, 1))
 
 
 @pytest.mark.parametrize(
