@@ -22,7 +22,7 @@ def share_for(worker_counts: range) -> tuple[int, bool]:
     fitting = [num for num in range(1, max(cpus) + 1) if sum(cpu // num for cpu in cpus) >= least]
     if not fitting:
         raise InputError(f"--num-workers {least}; the cluster has {sum(cpus)} CPUs: wanted at most one worker for each")
-    share = max(fitting) if len(worker_counts) == 1 else min(*fitting[-1:], *(cpu for cpu in cpus if cpu))
+    share = max(fitting) if len(worker_counts) == 1 else min([fitting[-1], *filter(None, cpus)])
     return share, num_gpus >= least
 
 

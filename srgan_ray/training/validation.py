@@ -76,6 +76,7 @@ class Validation:
             **means,
             **measured,
             **self._stage.gradient_norms(batch),
+            "num_workers": self._worker.num_workers,
             "elapsed_s": state.elapsed_s,
             "protocol": dataclasses.asdict(protocol),
         }
