@@ -82,6 +82,17 @@ class RunFolder:
                 raise InputError(f"--out {self.path}: another command is at work on this run; wait for it") from error
             yield
 
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Raise InputError where what is done inside fails for lack of room or permission."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"--out {self.path} cannot be written to: {error.strerror or error}; "
+                "wanted room and permission: the same command goes on then"
+            ) from error
+
     def open(self, config: RunConfig, data_hash: str, vgg_stamp: str, step: int) -> None:
         """Begin to write at `step`: what was recorded after it is dropped, since it will come again."""
         self.path.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,8 @@ class Validation:
         self._pairs, self._data_hash = load_val_pairs(config)
         self._folder = RunFolder(config.out)
         if worker.rank == 0:
-            self._folder.open(config, self._data_hash, stage.vgg_stamp, stage.state.step)
+            with self._folder.writing():
+                self._folder.open(config, self._data_hash, stage.vgg_stamp, stage.state.step)
 
     def __call__(self, means: dict[str, float], batch: Batch) -> None:
         upscale = Upscaler(self._stage.state.averaged_generator, self._config.precision)
@@ -53,7 +54,8 @@ class Validation:
         gathered = self._worker.gather((means, measured, samples))
         if self._worker.rank == 0:
             all_means, all_measured, all_samples = zip(*gathered)
-            self._record(_mean(all_means), _mean(_in_order(all_measured)), _in_order(all_samples), batch)
+            with self._folder.writing():
+                self._record(_mean(all_means), _mean(_in_order(all_measured)), _in_order(all_samples), batch)
 
     def _measure(self, val_pair: ValPair, sr: np.ndarray) -> dict[str, float]:
         (_, hr, lr), degradation = val_pair

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import subprocess
 import sys
@@ -175,6 +176,17 @@ def test_another_run_in_the_folder_is_refused(pretrain_config: PretrainConfig, t
     (tmp_path / "other" / "file").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
         check_run(dataclasses.replace(pretrain_config, out=str(tmp_path / "other")))
+
+
+def test_a_full_disk_is_said_in_words(pretrain_config: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"--out .*pretrained cannot be written to: No space left on device"):
+        plain.fit(pretrain_config)
+    monkeypatch.undo()
+    assert plain.fit(pretrain_config)["step"] == 10
 
 
 def test_two_commands_do_not_work_on_one_run(pretrain_config: PretrainConfig) -> None:
