@@ -28,6 +28,8 @@ class ValPair(NamedTuple):
 
     pair: Pair
     degradation: str
+    bicubic: np.ndarray
+    """LR enlarged by bicubic interpolation, which every validation is compared with."""
 
 
 class Validation:
@@ -58,11 +60,11 @@ class Validation:
                 self._record(_mean(all_means), _mean(_in_order(all_measured)), _in_order(all_samples), batch)
 
     def _measure(self, val_pair: ValPair, sr: np.ndarray) -> dict[str, float]:
-        (_, hr, lr), degradation = val_pair
+        (_, hr, lr), degradation, bicubic = val_pair
         return {
             "loss_val": self._stage.loss_val(sr, hr),
             "psnr_val": psnr(hr, sr, "y"),
-            "psnr_bicubic": psnr(hr, matlab_bicubic_up(lr), "y"),
+            "psnr_bicubic": psnr(hr, bicubic, "y"),
             "colour_drift": colour_drift(sr, hr),
             "checkerboard": checkerboard(sr),
             "consistency_db": consistency_db(sr, lr, degradation),
@@ -88,8 +90,8 @@ class Validation:
             metrics = {name: dataclasses.asdict(Measurement(row[name], protocol)) for name in names}
             save_generator(self._folder.generator_file, state.averaged_generator.state_dict(), self._card(metrics))
         self._folder.record(row)
-        for (pair, _), sr in zip(self._pairs, samples):
-            picture = caption_panels(pair.lr, {BICUBIC: matlab_bicubic_up(pair.lr), "SR": sr}, pair.hr)
+        for (pair, _, bicubic), sr in zip(self._pairs, samples):
+            picture = caption_panels(pair.lr, {BICUBIC: bicubic, "SR": sr}, pair.hr)
             self._folder.add_sample(state.step, pair.name, picture)
         self._report.validated(row)
         for alarm in row["alarms"]:
@@ -122,7 +124,7 @@ def load_val_pairs(config: RunConfig) -> tuple[list[ValPair], str]:
     images = [decode_row(row) for row in wanted_rows.values()]
     wanted = config.crops.degradation
     return [
-        ValPair(Pair(f"{image.id[:8]}_{name}", image.hr, lr), name)
+        ValPair(Pair(f"{image.id[:8]}_{name}", image.hr, lr), name, matlab_bicubic_up(lr))
         for image in images
         for name, lr in image.lr.items()
         if wanted in (name, MIXED)

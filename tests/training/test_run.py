@@ -128,7 +128,7 @@ def test_the_generator_file_gives_the_figures_on_its_card(config: RunConfig) -> 
     generator, card = load_generator(plain.fit(config)["generator"])
     pairs, data_hash = load_val_pairs(config)
     upscale = Upscaler(generator, config.precision)
-    values = [psnr(pair.hr, upscale(pair.lr), "y") for pair, _ in pairs]
+    values = [psnr(pair.hr, upscale(pair.lr), "y") for pair, *_ in pairs]
     assert card.metrics["psnr_val"]["value"] == pytest.approx(sum(values) / len(values))
     assert card.metrics["psnr_val"]["protocol"]["data_hash"] == f"{data_hash}, 4 of val"
     assert card.data_hash == data_hash
@@ -162,7 +162,7 @@ def test_mixed_validates_under_both_degradations(pretrain_config: PretrainConfig
     crops = dataclasses.replace(pretrain_config.crops, degradation="mixed")
     pairs, _ = load_val_pairs(dataclasses.replace(pretrain_config, crops=crops))
     assert len(pairs) == 8
-    assert {pair.name.split("_", 1)[1] for pair, _ in pairs} == {"opencv_cubic", "matlab_bicubic"}
+    assert {pair.name.split("_", 1)[1] for pair, *_ in pairs} == {"opencv_cubic", "matlab_bicubic"}
 
 
 def test_another_run_in_the_folder_is_refused(pretrain_config: PretrainConfig, tmp_path: Path) -> None:
