@@ -72,7 +72,16 @@ class TrainConfig(RunConfig):
     adversarial_weight: float = 1e-3
     """Weight of the adversarial loss beside the content loss (equation 3)."""
     vgg_weights: str = CACHED
-    """VGG19's weights: cached (torchvision's download, if it is there), imagenet (downloads it), a FILE, or random."""
+    """Weights of the content loss's VGG19: cached (torchvision's download, if it is there), imagenet (downloads it),
+    a FILE of vgg19 or vgg16, or random."""
+    pixel_weight: float = 0.0
+    """Weight of the pixel loss beside the content loss; 0, the paper's, leaves it out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("adversarial_weight", "pixel_weight"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}; wanted 0 or more")
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Card:
     """pretrain or train."""
     step: int
     vgg_weights: str
-    """Which VGG19 the content loss used; empty after pretraining."""
+    """Which VGG weights the content loss used; empty after pretraining."""
     metrics: dict[str, Any]
     """Figures of this step, each with its protocol."""
     config: dict[str, Any]

@@ -1,4 +1,8 @@
-"""VGG19 features for the content loss (Ledig et al. 2017, equation 5, and §3.2 for the layer and the scale)."""
+"""VGG features for the content loss (Ledig et al. 2017, equation 5, and §3.2 for the layer and the scale).
+
+The paper's network is VGG19. VGG16's weights do as well, where they are the ones to be had: the same blocks with one
+convolution less in the last three, cut at the same place.
+"""
 
 import hashlib
 from pathlib import Path
@@ -9,16 +13,19 @@ from torch import Tensor, nn
 from srgan_ray.errors import InputError
 
 CACHED, IMAGENET, RANDOM = "cached", "imagenet", "random"
-RELU_5_4 = 36  # length of torchvision's vgg19().features up to and including the ReLU after conv5_4
+LAST_RELU = {"vgg19": 36, "vgg16": 30}  # length of torchvision's features up to the ReLU before the last pooling
+NUM_TENSORS_VGG19 = 32  # weights and biases of its 16 convolutions
 FEATURE_SCALE = 1 / 12.75
 _WAYS_OUT = (
     f"give --vgg-weights {IMAGENET} to download them (548 MB), --vgg-weights FILE.pth for a copy of "
-    f"torchvision's vgg19 weights, or --vgg-weights {RANDOM} for a seeded random VGG19, which is stamped on the result"
+    f"torchvision's vgg19 or vgg16 weights, or --vgg-weights {RANDOM} for a seeded random VGG19, which is "
+    "stamped on the result"
 )
 
 
-class VGG19Features(nn.Module):
-    """Images (N, 3, H, W), RGB in [0, 1], to (N, 512, H/16, W/16): VGG19 after the ReLU of conv5_4, times 1/12.75.
+class VGGFeatures(nn.Module):
+    """Images (N, 3, H, W), RGB in [0, 1], to (N, 512, H/16, W/16): VGG19 after the ReLU of conv5_4, or VGG16 after
+    that of conv5_3, times 1/12.75.
 
     Frozen, always in eval mode. `stamp` says which weights these are.
     """
@@ -36,33 +43,49 @@ class VGG19Features(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.layers((images - self.mean) / self.std) * FEATURE_SCALE
 
-    def train(self, mode: bool = True) -> "VGG19Features":
+    def train(self, mode: bool = True) -> "VGGFeatures":
         return super().train(False)
 
 
-def load_vgg19(weights: str) -> VGG19Features:
+def load_vgg(weights: str) -> VGGFeatures:
     """VGG19 up to conv5_4 with ImageNet weights: `cached` (torchvision's file, if it was downloaded before),
-    `imagenet` (downloaded by torchvision if need be), a FILE of theirs, or `random` (seed 0).
+    `imagenet` (downloaded by torchvision if need be), a FILE, or `random` (seed 0).
 
+    FILE is a state dict of torchvision's vgg19 or vgg16; the classifier's part may be missing from it.
     Raises InputError where the weights are not to be had or do not fit.
     """
-    import torchvision  # takes a second and a half, and only this stage needs it
-
-    vgg = torchvision.models.vgg19(init_weights=False)
     if weights == RANDOM:
-        return VGG19Features(_initialise(vgg.features[:RELU_5_4]), "random, seed 0")
-    path = _find_weights(weights, torchvision.models.VGG19_Weights.IMAGENET1K_V1.url)
+        return VGGFeatures(_initialise(_build("vgg19")), "random, seed 0")
+    path = _find_weights(weights)
     try:
-        vgg.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        state = {
+            name.removeprefix("features."): tensor
+            for name, tensor in torch.load(path, map_location="cpu", weights_only=True).items()
+            if name.startswith("features.")
+        }
+        name = "vgg19" if len(state) == NUM_TENSORS_VGG19 else "vgg16"
+        layers = _build(name)
+        layers.load_state_dict(state)
     except Exception as error:  # torch.load raises nearly anything for a file that is not its own
         raise InputError(
-            f"--vgg-weights {path} is no state dict of torchvision's vgg19 ({type(error).__name__})"
+            f"--vgg-weights {path} is no state dict of torchvision's vgg19 or vgg16 ({type(error).__name__})"
         ) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    return VGG19Features(vgg.features[:RELU_5_4], f"{path.name}, sha256 {digest}…")
+    return VGGFeatures(layers, f"{name}, {path.name}, sha256 {digest}…")
 
 
-def _find_weights(weights: str, url: str) -> Path:
+def _build(name: str) -> nn.Sequential:
+    import torchvision  # takes a second and a half, and only this stage needs it
+
+    vgg = getattr(torchvision.models, name)(init_weights=False)
+    layers: nn.Sequential = vgg.features[: LAST_RELU[name]]
+    return layers
+
+
+def _find_weights(weights: str) -> Path:
+    from torchvision.models import VGG19_Weights
+
+    url = VGG19_Weights.IMAGENET1K_V1.url
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if weights == IMAGENET and not cached.is_file():
         try:
@@ -71,7 +94,7 @@ def _find_weights(weights: str, url: str) -> Path:
             raise InputError(f"--vgg-weights {IMAGENET}: {url} cannot be downloaded ({error}); {_WAYS_OUT}") from error
     path = cached if weights in (CACHED, IMAGENET) else Path(weights)
     if not path.is_file():
-        raise InputError(f"no VGG19 weights at {path} (--vgg-weights {weights}); {_WAYS_OUT}")
+        raise InputError(f"no VGG weights at {path} (--vgg-weights {weights}); {_WAYS_OUT}")
     return path
 
 

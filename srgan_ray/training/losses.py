@@ -11,7 +11,7 @@ def pixel_loss(sr: Tensor, hr: Tensor) -> Tensor:
 
 
 def content_loss(sr_features: Tensor, hr_features: Tensor) -> Tensor:
-    """Mean squared error of VGG19 features, equation 5; `perceptual.VGG19Features` has scaled them by 1/12.75."""
+    """Mean squared error of VGG features, equation 5; `perceptual.VGGFeatures` has scaled them by 1/12.75."""
     return mse_loss(sr_features.float(), hr_features.float())
 
 

@@ -34,7 +34,7 @@ CHARTS = (  # a figure that is in none of them gets a chart of its own
     Chart("PSNR on Y", "dB", ("psnr_val", "psnr_bicubic")),
     Chart("Adversarial losses", "", ("loss_train_adversarial", "loss_train_discriminator")),
     Chart("Verdicts of the discriminator", "probability of HR", ("d_hr", "d_sr")),
-    Chart("Norms of the gradients", "", ("gradient_norm_content", "gradient_norm_adversarial")),
+    Chart("Norms of the gradients", "", ("gradient_norm_content", "gradient_norm_adversarial", "gradient_norm_pixel")),
     Chart("Consistency with LR", "dB", ("consistency_db",)),
     Chart("Seconds per step", "", ("seconds_per_step", "seconds_waiting")),
 )
@@ -133,7 +133,7 @@ def _vgg_weights(stamp: str) -> str:
             f'<p class="warning">The content loss used a VGG19 of random weights ({escape(stamp)}): '
             "this run shows that training works, not what SRGAN is worth.</p>"
         )
-    return f'<p class="soft">VGG19 of the content loss: {escape(stamp)}</p>' if stamp else ""
+    return f'<p class="soft">Weights of the content loss: {escape(stamp)}</p>' if stamp else ""
 
 
 def _figures(card: Card, series: Mapping[str, Points]) -> dict[str, str]:

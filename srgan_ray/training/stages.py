@@ -15,7 +15,7 @@ from srgan_ray.errors import InputError
 from srgan_ray.models.artifact import find_generator, load_generator
 from srgan_ray.models.discriminator import build_discriminator
 from srgan_ray.models.generator import Generator, build_generator
-from srgan_ray.models.perceptual import VGG19Features, load_vgg19
+from srgan_ray.models.perceptual import VGGFeatures, load_vgg
 from srgan_ray.models.precision import BF16, Autocast, autocast, best_device, resolve_precision
 from srgan_ray.training.losses import adversarial_loss, content_loss, pixel_loss
 from srgan_ray.training.state import TrainState
@@ -67,7 +67,7 @@ def check_stage(config: RunConfig) -> None:
     """Raise InputError where the files that a stage begins from are missing or do not fit; trains nothing."""
     if isinstance(config, TrainConfig):
         load_init(config)
-        load_vgg19(config.vgg_weights)
+        load_vgg(config.vgg_weights)
 
 
 def load_init(config: TrainConfig) -> Generator:
@@ -101,7 +101,7 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
     generator = _to(load_init(config), worker)
     discriminator = _to(build_discriminator(config.discriminator, config.crops.crop_px, config.crops.seed), worker)
     precision = resolve_precision(config.precision, worker.device)
-    vgg = _to(load_vgg19(config.vgg_weights), worker)
+    vgg = _to(load_vgg(config.vgg_weights), worker)
     if precision == BF16:
         vgg.layers.to(torch.bfloat16)  # once, since these weights never change; autocast would do it in each pass
     state = TrainState(generator.train(), discriminator.train(), config.learning_rate, config.loop.ema_decay)
@@ -118,6 +118,7 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
             state.generator_optimizer,
             discriminator_optimizer,
             config.adversarial_weight,
+            config.pixel_weight,
             _move(batch, worker),
             cast,
         )
@@ -137,9 +138,14 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
             with cast():
                 return config.adversarial_weight * adversarial_loss(discriminator(sr))
 
+        def pixel(sr: Tensor) -> Tensor:
+            return config.pixel_weight * pixel_loss(sr, hr)
+
         sr = _apply(generator, lr, cast)
+        terms = {"content": content, "adversarial": adversarial}
+        if config.pixel_weight:
+            terms["pixel"] = pixel
         with _evaluating(discriminator):
-            terms = {"content": content, "adversarial": adversarial}
             return {f"gradient_norm_{name}": gradient_norm(term, sr) for name, term in terms.items()}
 
     return Stage(state, take_step, loss_val, gradient_norms, vgg.stamp)
@@ -158,7 +164,7 @@ def _apply(generator: Generator, lr: Tensor, cast: Autocast) -> Tensor:
         return generator(lr)
 
 
-def _features(vgg: VGG19Features, image: np.ndarray, worker: Worker) -> Tensor:
+def _features(vgg: VGGFeatures, image: np.ndarray, worker: Worker) -> Tensor:
     return vgg(stack([image]).to(worker.device, memory_format=torch.channels_last))
 
 

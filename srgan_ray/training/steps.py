@@ -34,13 +34,14 @@ def adversarial_step(
     generator_optimizer: Optimizer,
     discriminator_optimizer: Optimizer,
     adversarial_weight: float,
+    pixel_weight: float,
     batch: Batch,
     autocast: Autocast,
 ) -> dict[str, Tensor]:
     """One step of the discriminator (equation 2), then one of the generator (equation 3) against it.
 
-    Returns `loss` (content + adversarial_weight * adversarial), `loss_content`, `loss_adversarial`,
-    `loss_discriminator`, and the mean of D(hr) and D(G(lr)) as `d_hr` and `d_sr`.
+    Returns `loss` (content + adversarial_weight * adversarial + pixel_weight * pixel), `loss_content`,
+    `loss_adversarial`, `loss_pixel`, `loss_discriminator`, and the mean of D(hr) and D(G(lr)) as `d_hr` and `d_sr`.
     """
     with autocast():
         sr = generator(batch.lr)
@@ -58,13 +59,15 @@ def adversarial_step(
     with autocast():
         content = content_loss(vgg(sr), _without_gradient(vgg, batch.hr))
         adversarial = adversarial_loss(discriminator(sr))
-    loss = content + adversarial_weight * adversarial
+    pixel = pixel_loss(sr, batch.hr)
+    loss = content + adversarial_weight * adversarial + pixel_weight * pixel
     descend(generator_optimizer, loss)
 
     return {
         "loss": loss.detach(),
         "loss_content": content.detach(),
         "loss_adversarial": adversarial.detach(),
+        "loss_pixel": pixel.detach(),
         "loss_discriminator": d_loss.detach(),
         "d_hr": hr_logits.detach().float().sigmoid().mean(),
         "d_sr": sr_logits.detach().float().sigmoid().mean(),

@@ -42,6 +42,22 @@ def fit(config) -> dict:
     return trainer.fit(config)
 
 
+def test_a_lone_worker_does_not_call_on_gloo(ray_cluster: None, monkeypatch) -> None:
+    from srgan_ray.on_ray import trainer
+
+    def refuse(*args) -> None:
+        raise AssertionError("a collective call")
+
+    monkeypatch.setattr(trainer.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(trainer.dist, "get_world_size", lambda: 1)
+    monkeypatch.setattr(trainer.dist, "all_gather_object", refuse)
+    monkeypatch.setattr(trainer.dist, "all_reduce", refuse)
+    tensor = torch.ones(2)
+    trainer._average([tensor])
+    assert trainer._gather("value") == ["value"]
+    assert torch.equal(tensor, torch.ones(2))
+
+
 def checkpoints(out: Path) -> list[str]:
     return sorted(path.name for path in (out / "checkpoints").glob("step_*"))
 

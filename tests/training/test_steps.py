@@ -7,7 +7,7 @@ from torch import nn
 from srgan_ray.data.feed import Batch
 from srgan_ray.models.discriminator import DiscriminatorConfig, build_discriminator
 from srgan_ray.models.generator import GeneratorConfig, build_generator
-from srgan_ray.models.perceptual import load_vgg19
+from srgan_ray.models.perceptual import load_vgg
 from srgan_ray.models.precision import autocast
 from srgan_ray.training.losses import adversarial_loss, discriminator_loss, pixel_loss
 from srgan_ray.training.state import adam
@@ -25,7 +25,7 @@ def batch() -> Batch:
 
 @pytest.fixture(scope="module")
 def vgg() -> nn.Module:
-    return load_vgg19("random")
+    return load_vgg("random")
 
 
 class Gan:
@@ -40,8 +40,9 @@ class Gan:
         self.discriminator = build_discriminator(DiscriminatorConfig(4, 16), 48, 0).train()
         self.optimizers = adam(self.generator, 1e-3), adam(self.discriminator, 1e-3)
 
-    def step(self, batch: Batch, weight: float = 1e-3, cast=FP32) -> dict[str, torch.Tensor]:
-        return adversarial_step(self.generator, self.discriminator, self.vgg, *self.optimizers, weight, batch, cast)
+    def step(self, batch: Batch, weight: float = 1e-3, pixel_weight: float = 0.0, cast=FP32) -> dict[str, torch.Tensor]:
+        networks = self.generator, self.discriminator, self.vgg
+        return adversarial_step(*networks, *self.optimizers, weight, pixel_weight, batch, cast)
 
 
 def moved(network: nn.Module, before: dict[str, torch.Tensor]) -> float:
@@ -86,7 +87,8 @@ def test_one_step_moves_both_networks_and_only_them(batch: Batch, vgg: nn.Module
     assert moved(gan.generator, before[0]) > 0
     assert moved(gan.discriminator, before[1]) > 0
     assert moved(vgg, before[2]) == 0
-    assert set(terms) == {"loss", "loss_content", "loss_adversarial", "loss_discriminator", "d_hr", "d_sr"}
+    losses = {"loss", "loss_content", "loss_adversarial", "loss_pixel", "loss_discriminator"}
+    assert set(terms) == losses | {"d_hr", "d_sr"}
     assert all(term.isfinite() and not term.requires_grad and term.ndim == 0 for term in terms.values())
     assert terms["loss"] == pytest.approx((terms["loss_content"] + 1e-3 * terms["loss_adversarial"]).item())
 
@@ -116,6 +118,13 @@ def test_both_terms_reach_the_generator(batch: Batch, vgg: nn.Module, weight: fl
         for name, parameter in content_only.generator.named_parameters()
     )
     assert differs == (weight > 0)
+
+
+def test_the_pixel_term_is_added_with_its_weight(batch: Batch, vgg: nn.Module) -> None:
+    without, terms = Gan(vgg).step(batch), Gan(vgg).step(batch, pixel_weight=2.0)
+    assert terms["loss"].item() == pytest.approx((without["loss"] + 2 * without["loss_pixel"]).item())
+    sr = Gan(vgg).generator(batch.lr)
+    assert terms["loss_pixel"].item() == pytest.approx(pixel_loss(sr, batch.hr).item())
 
 
 def test_the_pull_of_a_term_is_the_norm_of_its_gradient() -> None:
