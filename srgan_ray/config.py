@@ -66,7 +66,7 @@ class TrainConfig(RunConfig):
     """SRGAN: generator and discriminator in turn, from a pretrained generator."""
 
     init: str = tyro.MISSING
-    """The pretrained generator: a run folder or a generator file."""
+    """The pretrained generator: a run folder, a generator file, or psnr, the released one."""
     loop: Annotated[LoopConfig, Flat] = LoopConfig(steps=5000, schedule=DROP)
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     adversarial_weight: float = 1e-3

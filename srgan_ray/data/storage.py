@@ -63,6 +63,13 @@ def below(location: str, name: str) -> str:
     return f"{place.rstrip('/')}/{name}{mark}{query}" if name else location
 
 
+def split(location: str | Path) -> tuple["Folder", str]:
+    """The folder in which a file lies, and the file's name; a URI keeps its query."""
+    place, mark, query = absolute(location).partition("?") if is_uri(location) else (absolute(location), "", "")
+    parent, _, name = place.rstrip("/").rpartition("/")
+    return Folder(f"{parent or '/'}{mark}{query}"), name
+
+
 def _list_remote(filesystem: Any, root: str) -> list[Entry]:
     [info] = filesystem.get_file_info([root])
     if info.type == pyarrow.fs.FileType.File:

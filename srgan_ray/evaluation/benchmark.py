@@ -18,7 +18,7 @@ from srgan_ray.errors import InputError
 from srgan_ray.evaluation.diagnostics import checkerboard, colour_drift, consistency_db
 from srgan_ray.evaluation.metrics import BORDER_PX, Measurement, Protocol, as_json, average, measure
 from srgan_ray.evaluation.niqe import BLOCK_PX, MIN_BLOCKS, PristineModel, count_blocks, load_pristine_model, niqe
-from srgan_ray.models.artifact import RELEASED, find_generator, load_generator
+from srgan_ray.models.artifact import PERCEPTUAL, find_generator, load_generator
 from srgan_ray.models.upscaler import Upscaler
 
 BICUBIC = "bicubic"
@@ -40,8 +40,8 @@ class EvaluateConfig:
     """Folder of LR images with the names of the HR images; without it, LR is made from HR."""
     degradation: str = ""
     """How LR is made from HR: opencv_cubic or matlab_bicubic, which papers use and is taken where nothing is given."""
-    generator: str = ""
-    """Generator file, or the run folder that holds it; the released generator where none is given."""
+    generator: str = PERCEPTUAL
+    """A released generator (perceptual or psnr), a generator file, or the run folder that holds it."""
     precision: str = "auto"
     """bf16, fp32, or auto: bf16 where the hardware multiplies it natively."""
     json: str = ""
@@ -61,32 +61,22 @@ class Pair(NamedTuple):
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Compare, print the table to standard error, write the files that are asked for, and return the figures.
-
-    Where no generator is given or released, the table has the bicubic row alone, and says so.
-    """
+    """Compare, print the table to standard error, write the files that are asked for, and return the figures."""
     degradation = config.degradation or (FROM_FILES if config.lr else "matlab_bicubic")
     pairs = load_pairs(config.hr, config.lr, degradation)
     pristine = _load_pristine(config.niqe_model, pairs) if config.niqe_model else None
-    upscalers, trained_on = _load_upscalers(config)
+    generator, card = load_generator(find_generator(config.generator))
+    upscalers: dict[str, Upscale] = {card.name: Upscaler(generator, config.precision)}
     table = compare(pairs, upscalers, degradation, Path(config.pictures) if config.pictures else None, pristine)
     print(format_table(table), file=sys.stderr)
-    if not config.lr and trained_on not in ("", MIXED, degradation):
-        print(f"note: trained on LR by {trained_on}, measured on {degradation}", file=sys.stderr)
+    if not config.lr and card.degradation not in (MIXED, degradation):
+        print(f"note: trained on LR by {card.degradation}, measured on {degradation}", file=sys.stderr)
     figures = {name: as_json(row) for name, row in table.items()}
     if config.json:
         Path(config.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(config.json).write_text(json.dumps({"trained_on": trained_on, "figures": figures}, indent=2) + "\n")
+        Path(config.json).write_text(json.dumps({"trained_on": card.degradation, "figures": figures}, indent=2) + "\n")
     means = {name: {metric: round(m.value, 4) for metric, m in row.items()} for name, row in table.items()}
-    return {"num_images": len(pairs), "degradation": degradation, "trained_on": trained_on, "figures": means}
-
-
-def _load_upscalers(config: EvaluateConfig) -> tuple[dict[str, Upscale], str]:
-    if not config.generator and not RELEASED.is_file():
-        print("no --generator given and none released yet: bicubic alone", file=sys.stderr)
-        return {}, ""
-    generator, card = load_generator(find_generator(config.generator))
-    return {card.name: Upscaler(generator, config.precision)}, card.degradation
+    return {"num_images": len(pairs), "degradation": degradation, "trained_on": card.degradation, "figures": means}
 
 
 def _load_pristine(path: str, pairs: Sequence[Pair]) -> PristineModel:

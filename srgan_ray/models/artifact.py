@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,14 @@ import safetensors.torch
 import torch
 
 from srgan_ray.data.degrade import SCALE
+from srgan_ray.data.storage import below, is_uri, split
 from srgan_ray.errors import InputError
 from srgan_ray.models.generator import Generator, GeneratorConfig
 
 ARCHITECTURE = "srresnet"
 FILE_NAME = "generator.safetensors"
-RELEASED = Path(__file__).parent.parent / "weights" / FILE_NAME
+PERCEPTUAL, PSNR = "perceptual", "psnr"
+RELEASED = {name: Path(__file__).parent.parent / "weights" / f"{name}.safetensors" for name in (PERCEPTUAL, PSNR)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,53 +47,38 @@ class Card:
     value_range: str = "RGB in [0, 1]"
 
 
-def save_generator(path: str | Path, weights: dict[str, torch.Tensor], card: Card) -> None:
-    """Write a generator file aside and rename it into place."""
+def save_generator(location: str | Path, weights: dict[str, torch.Tensor], card: Card) -> None:
+    """Write a generator file (path or URI), which appears whole. Raises InputError where it cannot be written."""
     header = {key: json.dumps(value) for key, value in dataclasses.asdict(card).items()}
-    aside = Path(path).with_suffix(".writing")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    aside.write_bytes(safetensors.torch.save(tensors, metadata=header))
-    os.replace(aside, path)
+    folder, name = split(location)
+    folder.write(name, safetensors.torch.save(tensors, metadata=header))
 
 
-def read_card(path: str | Path) -> Card:
-    """The card of a generator file, without its weights. Raises InputError as `load_generator` does."""
-    with _naming(path):
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-        card = Card(**{key: json.loads(value) for key, value in header.items()})
-    if (card.architecture, card.scale) != (ARCHITECTURE, SCALE):
-        raise InputError(
-            f"--generator {path} is a {card.architecture} for scale {card.scale}; wanted {ARCHITECTURE} for {SCALE}"
-        )
-    return card
-
-
-def load_generator(path: str | Path) -> tuple[Generator, Card]:
-    """The generator in eval mode on the CPU, and its card. Never unpickles.
+def load_generator(location: str | Path) -> tuple[Generator, Card]:
+    """The generator in eval mode on the CPU, and its card, from a path or URI. Never unpickles.
 
     Raises InputError for a file that is missing, damaged, or of another architecture or scale.
     """
-    card = read_card(path)
-    with _naming(path):
+    with _naming(location):
+        header, weights = _read(location)
+        card = Card(**{key: json.loads(value) for key, value in header.items()})
+    if (card.architecture, card.scale) != (ARCHITECTURE, SCALE):
+        raise InputError(
+            f"--generator {location} is a {card.architecture} for scale {card.scale}; wanted {ARCHITECTURE} for {SCALE}"
+        )
+    with _naming(location):
         generator = Generator(GeneratorConfig(**card.generator))
-        generator.load_state_dict(safetensors.torch.load_file(path))
+        generator.load_state_dict(weights)
     return generator.eval(), card
 
 
-def find_generator(given: str) -> Path:
-    """The generator file that a command is to use: the given file, or a run's; without one the released generator.
-
-    Raises InputError where nothing is given while no generator is released yet.
-    """
-    if given:
-        return Path(given) / FILE_NAME if Path(given).is_dir() else Path(given)
-    if not RELEASED.is_file():
-        raise InputError(
-            "--generator not given, and no generator is released with this version yet; "
-            f"wanted a {FILE_NAME} made by `srgan-ray pretrain` or `srgan-ray train`"
-        )
-    return RELEASED
+def find_generator(given: str) -> str:
+    """The generator file that a setting names: a released generator, the one in a run folder, or the file itself."""
+    if given in RELEASED:
+        return str(RELEASED[given])
+    is_file = given.partition("?")[0].endswith(".safetensors") if is_uri(given) else not Path(given).is_dir()
+    return given if is_file else below(given, FILE_NAME)
 
 
 def interpolate(perceptual: Generator, faithful: Generator, fidelity: float) -> Generator:
@@ -113,13 +99,24 @@ def interpolate(perceptual: Generator, faithful: Generator, fidelity: float) -> 
     return blend.eval()
 
 
+def _read(location: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """A safetensors file's metadata and tensors."""
+    folder, name = split(location)
+    content = folder.read(name)
+    tensors = safetensors.torch.load(content)  # which checks the header
+    header_size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + header_size]).get("__metadata__", {}), tensors
+
+
 @contextlib.contextmanager
 def _naming(path: str | Path) -> Iterator[None]:
     """What reading a generator file may raise becomes an InputError that names the file."""
     try:
         yield
     except FileNotFoundError as error:
-        raise InputError(f"--generator {path} does not exist; wanted a {FILE_NAME} of a run") from error
+        raise InputError(
+            f"--generator {path} does not exist; wanted a released one ({', '.join(RELEASED)}), or a run's {FILE_NAME}"
+        ) from error
     except (safetensors.SafetensorError, OSError, TypeError, KeyError, json.JSONDecodeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--generator {path} is no generator file of this project: {reason}") from error

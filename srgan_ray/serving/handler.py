@@ -13,7 +13,7 @@ from srgan_ray.data import images
 from srgan_ray.data.crops import MIXED
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.diagnostics import consistency_db
-from srgan_ray.models.artifact import find_generator, interpolate, load_generator
+from srgan_ray.models.artifact import PERCEPTUAL, PSNR, find_generator, interpolate, load_generator
 from srgan_ray.models.upscaler import Upscaler
 
 FIDELITIES_KEPT = 4
@@ -23,12 +23,18 @@ FIDELITIES_KEPT = 4
 class ModelConfig:
     """Which generator upscales, and how."""
 
-    generator: str = ""
-    """Generator file, or the run folder that holds it; the released generator where none is given."""
+    generator: str = PERCEPTUAL
+    """A released generator (perceptual or psnr), a generator file, or the run folder that holds it."""
     fidelity_generator: str = ""
-    """A second, PSNR-oriented generator of the same size: fidelity 1 gives this one, 0 the first, between a blend."""
+    """A second, PSNR-oriented generator of the same size: fidelity 1 gives this one, 0 the first, between a blend.
+    Beside the released perceptual one it is psnr where nothing is given."""
     precision: str = "auto"
     """bf16, fp32, or auto: bf16 where the hardware multiplies it natively."""
+
+    @property
+    def faithful(self) -> str:
+        """The second generator; empty where there is none."""
+        return self.fidelity_generator or (PSNR if self.generator == PERCEPTUAL else "")
 
 
 class Upscaled(NamedTuple):
@@ -51,8 +57,8 @@ class Handler:
         self._config = config
         self._generator, self.card = load_generator(find_generator(config.generator))
         self._faithful = None
-        if config.fidelity_generator:
-            self._faithful, _ = load_generator(find_generator(config.fidelity_generator))
+        if config.faithful:
+            self._faithful, _ = load_generator(find_generator(config.faithful))
             interpolate(self._generator, self._faithful, 0)
         self._upscaler = functools.lru_cache(FIDELITIES_KEPT)(self._make_upscaler)
         self.precision = self._upscaler(None).precision

@@ -1,4 +1,4 @@
-"""The run folder: config, metrics, TensorBoard events, sample pictures, the best generator, the report.
+"""The run folder, by path or URI: config, metrics, TensorBoard events, sample pictures, best generator, report.
 
 Written by rank 0 alone.
 """
@@ -6,9 +6,9 @@ Written by rank 0 alone.
 import contextlib
 import fcntl
 import json
-import os
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,16 @@ from torch.utils.tensorboard import SummaryWriter
 from srgan_ray.config import RunConfig, from_dict, to_dict
 from srgan_ray.data import images
 from srgan_ray.data.manifest import REPORT, versions
+from srgan_ray.data.storage import ASIDE, Folder, below, is_uri, split
 from srgan_ray.errors import InputError
-from srgan_ray.models.artifact import FILE_NAME, read_card
+from srgan_ray.models.artifact import FILE_NAME, load_generator
 from srgan_ray.training.report import render_run_report
 
-CHECKPOINTS = "checkpoints"
+CONFIG, METRICS, SAMPLES, CHECKPOINTS = "config.json", "metrics.jsonl", "samples", "checkpoints"
 LOCK = "lock"
 RAY_FILES = "ray"  # what Ray Train itself writes down
-UNFINISHED = {CHECKPOINTS, RAY_FILES, LOCK, "config.writing"}  # what a run killed before its first step may leave
-SAMPLE_NAME = re.compile(r"(?P<photograph>.+)_step_(?P<step>\d+)\.png")
+UNFINISHED = {CHECKPOINTS, RAY_FILES, LOCK, CONFIG + ASIDE}  # what a run killed before its first step may leave
+SAMPLE_NAME = re.compile(SAMPLES + r"/(?P<photograph>.+)_step_(?P<step>\d+)\.png")
 # What may be another when a run goes on; everything else would make it another run.
 FREE_TO_CHANGE = {
     "data",
@@ -43,43 +44,51 @@ FREE_TO_CHANGE = {
 class RunFolder:
     """The files of a run. Making the object touches nothing."""
 
-    def __init__(self, folder: str) -> None:
-        self.path = Path(folder)
-        self._config_file = self.path / "config.json"
-        self._metrics_file = self.path / "metrics.jsonl"
-        self.generator_file = self.path / FILE_NAME
+    def __init__(self, location: str) -> None:
+        self._folder = Folder(location)
+        self.generator_file = below(self._folder.location, FILE_NAME)
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return split(self._folder.location)[1]
 
     def check(self, config: RunConfig, data_hash: str) -> None:
         """Raise InputError where the folder holds something else than a run of this config."""
-        if not self.path.exists():
+        if not self._folder.has(CONFIG):
+            if {name.split("/")[0] for name in self._folder.names()} - UNFINISHED:
+                raise InputError(f"--out {self._folder} is not empty and holds no run; wanted a new or a run's folder")
             return
-        if not self._config_file.is_file():
-            if not self.path.is_dir() or {path.name for path in self.path.iterdir()} - UNFINISHED:
-                raise InputError(f"--out {self.path} is not empty and holds no run; wanted a new or a run's folder")
-            return
-        recorded = json.loads(self._config_file.read_text())
+        recorded = json.loads(self._folder.read(CONFIG))
         if recorded["data_hash"] != data_hash:
             raise InputError(
-                f"--data {config.data} holds the data {data_hash}; the run in --out {self.path} began with "
+                f"--data {config.data} holds the data {data_hash}; the run in --out {self._folder} began with "
                 f"{recorded['data_hash']}: wanted the same data, or another --out"
             )
         before = _flatten(recorded["config"])
         for key, value in _flatten(to_dict(config)).items():
             if key not in FREE_TO_CHANGE and before.get(key) != value:
                 raise InputError(
-                    f"--out {self.path} holds a run with {key} = {before.get(key)}, now {value}; "
+                    f"--out {self._folder} holds a run with {key} = {before.get(key)}, now {value}; "
                     "wanted the same setting, or another --out"
                 )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder, and keep other commands of this machine out of it. InputError where one is at work in it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / LOCK, "w") as file:
+        """Keep other commands of this machine out of the folder. InputError where one is at work in it.
+
+        Object storage has no locks: there two commands in one folder are not noticed.
+        """
+        if is_uri(self._folder.location):
+            yield
+            return
+        path = Path(self._folder.location)
+        path.mkdir(parents=True, exist_ok=True)
+        with open(path / LOCK, "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back by the system, however the process ends
             except BlockingIOError as error:
-                raise InputError(f"--out {self.path}: another command is at work on this run; wait for it") from error
+                raise InputError(f"--out {path}: another command is at work on this run; wait for it") from error
             yield
 
     @contextlib.contextmanager
@@ -89,65 +98,76 @@ class RunFolder:
             yield
         except OSError as error:
             raise InputError(
-                f"--out {self.path} cannot be written to: {error.strerror or error}; "
+                f"--out {self._folder} cannot be written to: {error.strerror or error}; "
                 "wanted room and permission: the same command goes on then"
             ) from error
 
     def open(self, config: RunConfig, data_hash: str, vgg_stamp: str, step: int) -> None:
         """Begin to write at `step`: what was recorded after it is dropped, since it will come again."""
-        self.path.mkdir(parents=True, exist_ok=True)
         origin = {"data_hash": data_hash, "vgg_weights": vgg_stamp, "versions": versions()}
-        _write_whole(self._config_file, json.dumps({"config": to_dict(config), **origin}, indent=2) + "\n")
-        kept = (json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step)
-        _write_whole(self._metrics_file, "".join(kept))
-        self._events = SummaryWriter(str(self.path), purge_step=step + 1)
+        self._folder.write(CONFIG, (json.dumps({"config": to_dict(config), **origin}, indent=2) + "\n").encode())
+        self._rows = [row for row in self.metrics() if row["step"] <= step]
+        self._write_rows()
+        self._events = _Events(self._folder, step)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows recorded so far; a last line that was cut off by a kill is left out."""
-        if not self._metrics_file.is_file():
+        """The rows recorded so far."""
+        if not self._folder.has(METRICS):
             return []
-        return [json.loads(line) for line in self._metrics_file.read_text().splitlines(True) if line.endswith("\n")]
+        return [json.loads(line) for line in self._folder.read(METRICS).splitlines()]
 
     def summary(self) -> dict[str, Any]:
         """What a command says at its end: where the run is and its last validation."""
         last = {key: value for key, value in self.metrics()[-1].items() if isinstance(value, (int, float))}
-        return {"run": str(self.path), "generator": str(self.generator_file), **last}
+        return {"run": str(self._folder), "generator": self.generator_file, **last}
 
-    def record(self, row: dict[str, Any]) -> None:
-        """Add a row to `metrics.jsonl`, and its numbers to TensorBoard."""
-        with open(self._metrics_file, "a") as file:
-            file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
-            if isinstance(value, (int, float)) and name != "step":
-                self._events.add_scalar(name, value, row["step"])
-        self._events.flush()
-
-    def add_sample(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Write a picture into `samples/` and TensorBoard: `uint8` RGB (H, W, 3)."""
-        path = self.path / "samples" / f"{name}_step_{step:08d}.png"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(images.encode(picture, "png"))
-        self._events.add_image(name, picture, step, dataformats="HWC")
+    def record(self, row: dict[str, Any], samples: Mapping[str, np.ndarray]) -> None:
+        """Write a validation down: pictures into `samples/`, `uint8` RGB (H, W, 3) by the name of their photograph, a
+        row into `metrics.jsonl`, and both into TensorBoard."""
+        for name, picture in samples.items():
+            self._folder.write(f"{SAMPLES}/{name}_step_{row['step']:08d}.png", images.encode(picture, "png"))
+        self._events.add(row, samples)
+        self._rows.append(row)
+        self._write_rows()
 
     def write_report(self) -> None:
         """Write `report.html`, made of what the folder holds after a validation."""
-        origin = json.loads(self._config_file.read_text())
-        config, card = from_dict(origin.pop("config")), read_card(self.generator_file)
-        _write_whole(self.path / REPORT, render_run_report(config, origin, card, self.metrics(), self._samples()))
+        origin = json.loads(self._folder.read(CONFIG))
+        config, (_, card) = from_dict(origin.pop("config")), load_generator(self.generator_file)
+        page = render_run_report(config, origin, card, self.metrics(), self._samples(), self._folder.read)
+        self._folder.write(REPORT, page.encode())
 
-    def _samples(self) -> dict[str, dict[int, Path]]:
+    def _write_rows(self) -> None:
+        self._folder.write(METRICS, "".join(json.dumps(row) + "\n" for row in self._rows).encode())
+
+    def _samples(self) -> dict[str, dict[int, str]]:
         """The files in `samples/` by photograph and step."""
-        samples: dict[str, dict[int, Path]] = {}
-        for path in sorted((self.path / "samples").glob("*.png")):
-            if found := SAMPLE_NAME.fullmatch(path.name):
-                samples.setdefault(found["photograph"], {})[int(found["step"])] = path
+        samples: dict[str, dict[int, str]] = {}
+        for name in self._folder.names():
+            if found := SAMPLE_NAME.fullmatch(name):
+                samples.setdefault(found["photograph"], {})[int(found["step"])] = name
         return samples
 
 
-def _write_whole(path: Path, text: str) -> None:
-    aside = path.with_suffix(".writing")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+class _Events:
+    """TensorBoard's file of a run. To object storage, where nothing can be added to a file, a local one is copied."""
+
+    def __init__(self, folder: Folder, step: int) -> None:
+        self._folder = folder
+        self._aside = tempfile.TemporaryDirectory() if is_uri(folder.location) else None
+        self._writer = SummaryWriter(self._aside.name if self._aside else folder.location, purge_step=step + 1)
+
+    def add(self, row: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> None:
+        """The numbers of a row, and pictures of its step."""
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and name != "step":
+                self._writer.add_scalar(name, value, row["step"])
+        for name, picture in pictures.items():
+            self._writer.add_image(name, picture, row["step"], dataformats="HWC")
+        self._writer.flush()
+        if self._aside:
+            for path in Path(self._aside.name).iterdir():
+                self._folder.write(path.name, path.read_bytes())
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,8 +3,7 @@
 import datetime
 import math
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -83,10 +82,11 @@ def render_run_report(
     origin: Mapping[str, Any],
     card: Card,
     rows: Sequence[Mapping[str, Any]],
-    samples: Mapping[str, Mapping[int, Path]],
+    samples: Mapping[str, Mapping[int, str]],
+    read: Callable[[str], bytes],
 ) -> str:
     """The page. `origin` is what `config.json` holds beside the config, `card` the best generator's, `rows` are the
-    recorded validations, `samples` gives for each photograph the file of its picture by step.
+    recorded validations, `samples` gives for each photograph the file of its picture by step, which `read` reads.
 
     The same input gives the same page, byte for byte.
     """
@@ -95,7 +95,7 @@ def render_run_report(
         *_headline(config, origin, card, series),
         *_alarms(rows),
         *_curves(series, len(rows)),
-        *_samples([row["step"] for row in rows], samples),
+        *_samples([row["step"] for row in rows], samples, read),
         *_final_figures(card),
     ]
     return document(card.name, STYLE, parts)
@@ -213,11 +213,13 @@ def _line(kind: str, points: Points, axes: Axes) -> str:
     return f'<polyline class="{kind}" points="{places}"/>'
 
 
-def _samples(steps: Sequence[int], samples: Mapping[str, Mapping[int, Path]]) -> Iterator[str]:
+def _samples(
+    steps: Sequence[int], samples: Mapping[str, Mapping[int, str]], read: Callable[[str], bytes]
+) -> Iterator[str]:
     yield "<section><h2>Samples</h2>"
     yield '<p class="soft">Photographs that were not trained on; every picture is in samples/ at its full size.</p>'
     panels = {
-        name: _panels(files, _spread(shown, MAX_SAMPLE_STEPS))
+        name: _panels({step: read(files[step]) for step in _spread(shown, MAX_SAMPLE_STEPS)})
         for name, files in samples.items()
         if (shown := [step for step in steps if step in files])
     }
@@ -230,11 +232,11 @@ def _samples(steps: Sequence[int], samples: Mapping[str, Mapping[int, Path]]) ->
     yield "</section>"
 
 
-def _panels(files: Mapping[int, Path], steps: Sequence[int]) -> list[tuple[str, np.ndarray]]:
-    """A photograph's panels with their captions: LR, bicubic, SR at each step, HR."""
-    pictures = {step: split_panels(images.decode(files[step].read_bytes()), 4) for step in steps}
+def _panels(files: Mapping[int, bytes]) -> list[tuple[str, np.ndarray]]:
+    """A photograph's panels with their captions, from its pictures by step: LR, bicubic, SR at each step, HR."""
+    pictures = {step: split_panels(images.decode(encoded), 4) for step, encoded in files.items()}
     outputs = [(f"SR, step {step:,}", sr) for step, (_, _, sr, _) in pictures.items()]
-    lr, bicubic, _, hr = pictures[steps[-1]]
+    lr, bicubic, _, hr = pictures[max(pictures)]
     return [("LR", lr), (BICUBIC, bicubic), *outputs, ("HR", hr)]
 
 

@@ -10,6 +10,7 @@ from srgan_ray.config import RunConfig, TrainConfig, to_dict
 from srgan_ray.data.feed import Feed, check_feed
 from srgan_ray.data.manifest import read_manifest
 from srgan_ray.data.storage import absolute, below
+from srgan_ray.models.artifact import RELEASED
 from srgan_ray.training.checkpoint import Checkpoints
 from srgan_ray.training.folder import CHECKPOINTS, RunFolder
 from srgan_ray.training.loop import Report, train
@@ -23,8 +24,9 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config as processes with other working directories need it."""
     if isinstance(config, TrainConfig):
         weights = str(Path(config.vgg_weights).resolve()) if Path(config.vgg_weights).is_file() else config.vgg_weights
-        config = dataclasses.replace(config, init=str(Path(config.init).resolve()), vgg_weights=weights)
-    return dataclasses.replace(config, data=absolute(config.data), out=str(Path(config.out).resolve()))
+        init = config.init if config.init in RELEASED else absolute(config.init)
+        config = dataclasses.replace(config, init=init, vgg_weights=weights)
+    return dataclasses.replace(config, data=absolute(config.data), out=absolute(config.out))
 
 
 def check_run(config: RunConfig) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig
 from srgan_ray.data.feed import Batch, stack
+from srgan_ray.data.storage import split
 from srgan_ray.errors import InputError
 from srgan_ray.models.artifact import find_generator, load_generator
 from srgan_ray.models.discriminator import build_discriminator
@@ -72,9 +72,13 @@ def check_stage(config: RunConfig) -> None:
 
 def load_init(config: TrainConfig) -> Generator:
     """The pretrained generator to begin from. Raises InputError naming --init."""
-    if not Path(config.init).exists():
-        raise InputError(f"--init {config.init} does not exist; wanted a run folder or a generator file")
-    generator, _ = load_generator(find_generator(config.init))
+    location = find_generator(config.init)
+    folder, name = split(location)
+    if not folder.has(name):
+        raise InputError(
+            f"--init {location} does not exist; wanted a released generator, a run folder or a generator file"
+        )
+    generator, _ = load_generator(location)
     return generator
 
 

@@ -89,10 +89,11 @@ class Validation:
             names = ("psnr_val", "psnr_bicubic")
             metrics = {name: dataclasses.asdict(Measurement(row[name], protocol)) for name in names}
             save_generator(self._folder.generator_file, state.averaged_generator.state_dict(), self._card(metrics))
-        self._folder.record(row)
-        for (pair, _, bicubic), sr in zip(self._pairs, samples):
-            picture = caption_panels(pair.lr, {BICUBIC: bicubic, "SR": sr}, pair.hr)
-            self._folder.add_sample(state.step, pair.name, picture)
+        pictures = {
+            pair.name: caption_panels(pair.lr, {BICUBIC: bicubic, "SR": sr}, pair.hr)
+            for (pair, _, bicubic), sr in zip(self._pairs, samples)
+        }
+        self._folder.record(row, pictures)
         self._report.validated(row)
         for alarm in row["alarms"]:
             self._report.say(f"alarm: {alarm}")
@@ -105,7 +106,7 @@ class Validation:
         stage = "pretrain" if isinstance(self._config, PretrainConfig) else "train"
         step = self._stage.state.step
         return Card(
-            name=f"{self._folder.path.name}-{stage}-{step}",
+            name=f"{self._folder.name}-{stage}-{step}",
             generator=dataclasses.asdict(self._stage.state.generator.config),
             degradation=self._config.crops.degradation,
             stage=stage,

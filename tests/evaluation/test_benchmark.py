@@ -15,11 +15,6 @@ from srgan_ray.evaluation.metrics import rgb_to_y
 from srgan_ray.evaluation.niqe import load_pristine_model, measure_features
 
 
-@pytest.fixture(autouse=True)
-def no_released_generator(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(benchmark, "RELEASED", tmp_path / "none.safetensors")
-
-
 @pytest.fixture
 def hr_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "hr"
@@ -31,8 +26,8 @@ def hr_folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("name", "psnr_y"), [("Set5", 28.43), ("Set14", 26.09), ("BSD100", 25.96)])
 def test_published_bicubic_figures(benchmarks: Path, name: str, psnr_y: float) -> None:
-    config = EvaluateConfig(str(benchmarks / name / "HR"), str(benchmarks / name / "LR_bicubic_x4"))
-    assert evaluate(config)["figures"]["bicubic"]["psnr_y"] == pytest.approx(psnr_y, abs=0.005)
+    pairs = load_pairs(str(benchmarks / name / "HR"), str(benchmarks / name / "LR_bicubic_x4"), "files")
+    assert compare(pairs, {}, "files")["bicubic"]["psnr_y"].value == pytest.approx(psnr_y, abs=0.005)
 
 
 def test_given_lr_and_made_lr_are_the_same_pairs(hr_folder: Path, tmp_path: Path) -> None:
@@ -82,14 +77,15 @@ def test_consistency_is_left_out_where_lr_was_given(hr_folder: Path) -> None:
     assert "consistency" not in compare(load_pairs(str(hr_folder), "", "opencv_cubic"), {}, "files")["bicubic"]
 
 
-def test_niqe_is_a_column_where_its_model_is_given(tmp_path: Path, capsys) -> None:
+def test_niqe_is_a_column_where_its_model_is_given(generator_file: str, tmp_path: Path, capsys) -> None:
     (tmp_path / "hr").mkdir()
     for name, photograph_ in {"astronaut": astronaut(), "coffee": coffee()}.items():
         (tmp_path / "hr" / f"{name}.png").write_bytes(images.encode(photograph_, "png"))
     features = measure_features(rgb_to_y(astronaut()))
     model = tmp_path / "model.npz"
     np.savez(model, mu_pris_param=features.mean(axis=0), cov_pris_param=np.cov(features, rowvar=False))
-    config = EvaluateConfig(str(tmp_path / "hr"), niqe_model=str(model), json=str(tmp_path / "f.json"))
+    files = {"generator": generator_file, "niqe_model": str(model), "json": str(tmp_path / "f.json")}
+    config = EvaluateConfig(str(tmp_path / "hr"), **files)
     figures = evaluate(config)["figures"]
     assert figures["HR"]["niqe"] < figures["bicubic"]["niqe"]
     hr_line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("HR"))
@@ -104,10 +100,9 @@ def test_niqe_wants_images_of_two_blocks(hr_folder: Path) -> None:
         evaluate(EvaluateConfig(str(hr_folder), niqe_model="model.npz"))
 
 
-def test_figures_and_pictures_are_written(hr_folder: Path, tmp_path: Path, capsys) -> None:
-    config = EvaluateConfig(
-        str(hr_folder), degradation="opencv_cubic", json=str(tmp_path / "o/f.json"), pictures=str(tmp_path / "p")
-    )
+def test_figures_and_pictures_are_written(hr_folder: Path, generator_file: str, tmp_path: Path) -> None:
+    files = {"generator": generator_file, "json": str(tmp_path / "o/f.json"), "pictures": str(tmp_path / "p")}
+    config = EvaluateConfig(str(hr_folder), degradation="opencv_cubic", **files)
     summary = evaluate(config)
     assert summary["num_images"] == 2
     written = json.loads((tmp_path / "o" / "f.json").read_text())["figures"]["bicubic"]["psnr_y"]
@@ -115,11 +110,12 @@ def test_figures_and_pictures_are_written(hr_folder: Path, tmp_path: Path, capsy
     assert written["protocol"]["border_px"] == 4
     assert written["value"] == pytest.approx(summary["figures"]["bicubic"]["psnr_y"], abs=1e-4)
     assert sorted(path.name for path in (tmp_path / "p").iterdir()) == ["0.png", "1.png"]
-    assert "bicubic alone" in capsys.readouterr().err
 
 
-def test_papers_degradation_is_taken_where_nothing_is_given(hr_folder: Path) -> None:
-    assert evaluate(EvaluateConfig(str(hr_folder)))["degradation"] == "matlab_bicubic"
+def test_papers_degradation_is_taken_where_nothing_is_given(hr_folder: Path, generator_file: str, capsys) -> None:
+    summary = evaluate(EvaluateConfig(str(hr_folder), generator=generator_file))
+    assert (summary["degradation"], summary["trained_on"]) == ("matlab_bicubic", "opencv_cubic")
+    assert "note: trained on LR by opencv_cubic" in capsys.readouterr().err
 
 
 def test_pictures_show_lr_outputs_and_hr_in_this_order() -> None:

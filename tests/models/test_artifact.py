@@ -5,7 +5,6 @@ import safetensors.torch
 import torch
 
 from srgan_ray.errors import InputError
-from srgan_ray.models import artifact
 from srgan_ray.models.artifact import Card, find_generator, interpolate, load_generator, save_generator
 from srgan_ray.models.generator import GeneratorConfig, build_generator
 
@@ -57,15 +56,21 @@ def test_what_is_no_generator_file_is_refused(generator, tmp_path: Path) -> None
         load_generator(path)
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("some/file.safetensors", "some/file.safetensors"),
+        ("s3://dogs/run", "s3://dogs/run/generator.safetensors"),
+        ("s3://dogs/run?region=eu", "s3://dogs/run/generator.safetensors?region=eu"),
+        ("s3://dogs/file.safetensors?region=eu", "s3://dogs/file.safetensors?region=eu"),
+    ],
+)
+def test_a_setting_names_a_generator_file(given: str, found: str) -> None:
+    assert find_generator(given) == found
+
+
 def test_a_run_folder_stands_for_its_generator_file(tmp_path: Path) -> None:
-    assert find_generator(str(tmp_path)) == tmp_path / "generator.safetensors"
-    assert find_generator("some/file.safetensors") == Path("some/file.safetensors")
-
-
-def test_without_a_released_generator_the_user_is_told(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(artifact, "RELEASED", tmp_path / "none.safetensors")
-    with pytest.raises(InputError, match="no generator is released"):
-        find_generator("")
+    assert find_generator(str(tmp_path)) == str(tmp_path / "generator.safetensors")
 
 
 def test_fidelity_blends_weights_and_ends_exactly(generator) -> None:

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from fakes import photograph
 from srgan_ray.config import PretrainConfig, TrainConfig
 from srgan_ray.data.crops import CropConfig
+from srgan_ray.data.images import encode
+from srgan_ray.data.storage import Folder
 from srgan_ray.errors import InputError
-from srgan_ray.models.artifact import load_generator
+from srgan_ray.models.artifact import FILE_NAME, load_generator
 from srgan_ray.models.discriminator import DiscriminatorConfig
 from srgan_ray.models.generator import GeneratorConfig
 from srgan_ray.training import plain
@@ -95,6 +98,33 @@ def test_two_workers_train_together(shards: Path, ray_cluster: None, tmp_path: P
     )
     assert [row["step"] for row in rows(tmp_path / "trained")] == [2, 4]
     assert load_generator(summary["generator"])[1].vgg_weights == "random, seed 0"
+
+
+@pytest.mark.slow
+def test_a_run_on_object_storage(shards: Path, bucket: str, tmp_path: Path) -> None:
+    """Shards, run and generator by URI; the second command goes on where the first ended."""
+    arguments = "--batch-size 4 --crop-px 48 --generator.num-blocks 1 --generator.num-features 8 --evaluate-every 2"
+    for name in Folder(shards).names():
+        Folder(f"{bucket}/shards").write(name, Folder(shards).read(name))
+    for num_steps in (2, 4):
+        run = f"pretrain --data {bucket}/shards --out {bucket}/run --steps {num_steps} {arguments}"
+        assert command(run)["step"] == num_steps
+    local = plain.fit(tiny(shards, tmp_path / "plain", learning_rate=1e-4))
+    places = f"{bucket}/run/{FILE_NAME}", local["generator"]
+    ours, theirs = (load_generator(place)[0].state_dict() for place in places)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    (tmp_path / "lr.png").write_bytes(encode(photograph(0, 20, 20), "png"))
+    upscaled = command(f"upscale {tmp_path}/lr.png --out {tmp_path}/sr --generator {bucket}/run")
+    assert upscaled["generator"] == "run-pretrain-4"
+
+
+def command(arguments: str) -> dict:
+    """The last line of a command that is to succeed."""
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    words = [sys.executable, "-m", "srgan_ray", *arguments.split()]
+    done = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_more_workers_than_cpus_are_refused(shards: Path, ray_cluster: None, tmp_path: Path) -> None:

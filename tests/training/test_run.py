@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig, from_dict, to_dict
 from srgan_ray.data import images
+from srgan_ray.data.storage import Folder
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.metrics import psnr
 from srgan_ray.models.artifact import load_generator
@@ -19,7 +20,7 @@ from srgan_ray.training import plain
 from srgan_ray.training.checkpoint import Checkpoints
 from srgan_ray.training.folder import RunFolder
 from srgan_ray.training.loop import Window, format_row
-from srgan_ray.training.run import check_run
+from srgan_ray.training.run import check_run, with_absolute_paths
 from srgan_ray.training.validation import load_val_pairs
 
 
@@ -75,6 +76,30 @@ def test_ten_steps_are_five_a_restart_and_five(config: RunConfig, tmp_path: Path
     assert [row["step"] for row in rows[0]] == [5, 10]
 
 
+def test_a_run_lives_on_object_storage(pretrain_config: PretrainConfig, train_config: TrainConfig, bucket: str) -> None:
+    """Both stages, the first stopped and taken up again; the same weights as on local disk, and every file."""
+    local = plain.fit(steps(pretrain_config, 10))
+    out = f"{bucket}/runs/pretrained"
+    plain.fit(steps(pretrain_config, 5, out))
+    remote = plain.fit(steps(pretrain_config, 10, out))
+    assert remote["run"] == out
+    ours, theirs = (load_generator(summary["generator"])[0].state_dict() for summary in (remote, local))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    names = Folder(out).names()
+    assert {"config.json", "metrics.jsonl", "generator.safetensors", "report.html"} < set(names)
+    assert [name for name in names if name.endswith("checkpoint.json")] == [
+        f"checkpoints/step_{step:08d}/checkpoint.json" for step in (5, 10)
+    ]
+    assert sum(name.startswith("events.out") for name in names) == 2
+    assert sum(name.startswith("samples/") for name in names) == 6
+    assert b"<img" in Folder(out).read("report.html")
+    with pytest.raises(InputError, match=r"learning_rate = 0\.001, now 0\.5"):
+        check_run(dataclasses.replace(steps(pretrain_config, 10, out), learning_rate=0.5))
+    train = with_absolute_paths(dataclasses.replace(train_config, init=out, out=f"{bucket}/runs/trained"))
+    check_run(train)
+    assert plain.fit(train)["step"] == 10
+
+
 def test_what_was_recorded_after_the_checkpoint_comes_once(pretrain_config: PretrainConfig) -> None:
     plain.fit(steps(pretrain_config, 10))
     for step in (10,):  # as after a kill between the validation and the checkpoint
@@ -82,8 +107,6 @@ def test_what_was_recorded_after_the_checkpoint_comes_once(pretrain_config: Pret
         (folder / "state.pt").unlink()
         (folder / "checkpoint.json").unlink()
         folder.rmdir()
-    with open(Path(pretrain_config.out) / "metrics.jsonl", "a") as file:
-        file.write('{"step": 11, "loss_tr')  # cut off
     plain.fit(steps(pretrain_config, 10))
     lines = (Path(pretrain_config.out) / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [5, 10]
@@ -179,13 +202,14 @@ def test_another_run_in_the_folder_is_refused(pretrain_config: PretrainConfig, t
 
 
 def test_a_full_disk_is_said_in_words(pretrain_config: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: bytes) -> int:
+    def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(InputError, match=r"--out .*pretrained cannot be written to: No space left on device"):
-        plain.fit(pretrain_config)
-    monkeypatch.undo()
+    for where in ("srgan_ray.data.storage._write_local", "srgan_ray.training.folder.SummaryWriter"):
+        monkeypatch.setattr(where, full)
+        with pytest.raises(InputError, match=r"--out .*pretrained.* cannot be written.*No space left on device"):
+            plain.fit(pretrain_config)
+        monkeypatch.undo()
     assert plain.fit(pretrain_config)["step"] == 10
 
 
