@@ -1,7 +1,7 @@
 """Bytes and pixels: the one place where images are decoded and encoded and where value ranges change.
 
-A decoded image is `uint8`, RGB, (height, width, 3). What the networks see is `float32` in [0, 1], (…, 3, height,
-width). Nothing else in the project converts between the two.
+A decoded image is `uint8`, RGB, (height, width, 3), or `uint16` where one of 16 bit is served. What the networks see is
+`float32` in [0, 1], (…, 3, height, width). Nothing else in the project converts between the two.
 """
 
 import io
@@ -54,12 +54,27 @@ class Traits(NamedTuple):
         return plain and not self.has_transparency and self.orientation == 1
 
 
+def open_image(encoded: bytes) -> Image.Image:
+    """Pillow's image, its header read and its pixels not yet. Raises UnreadableImage and its kinds."""
+    try:
+        image = Image.open(io.BytesIO(encoded))
+    except Image.DecompressionBombError as error:
+        raise TooManyPixels(f"more than {MAX_DECODED_PIXELS} pixels: {error}") from error
+    except Exception as error:  # a damaged header makes Pillow's plugins raise nearly anything
+        raise UnreadableImage(f"not an image: {len(encoded)} bytes of no format that can be told") from error
+    if _format(image) not in READABLE_FORMATS:
+        raise UnsupportedFormat(f"a {image.format} image; readable are {', '.join(READABLE_FORMATS)}")
+    if image.width * image.height > MAX_DECODED_PIXELS:
+        raise TooManyPixels(f"{image.width}x{image.height} pixels, more than {MAX_DECODED_PIXELS}")
+    return image
+
+
 def read_header(encoded: bytes) -> Header:
     """Format and size of encoded image bytes, told by their content, without decoding the pixels.
 
     Raises UnreadableImage, UnsupportedFormat, or TooManyPixels.
     """
-    image = _open(encoded)
+    image = open_image(encoded)
     return Header(_format(image), image.width, image.height)
 
 
@@ -69,7 +84,7 @@ def decode(encoded: bytes) -> np.ndarray:
     16-bit grey is scaled to 8 bit, transparency is laid over white. Raises UnreadableImage, UnsupportedFormat, or
     TooManyPixels.
     """
-    image = _open(encoded)
+    image = open_image(encoded)
     try:
         ImageOps.exif_transpose(image, in_place=True)
         return np.asarray(_to_rgb(image))
@@ -113,7 +128,7 @@ def shrink(image: np.ndarray, side_px: int) -> bytes:
 
 def read_traits(encoded: bytes) -> Traits:
     """How encoded image bytes are stored, without decoding the pixels. Raises UnreadableImage and its kinds."""
-    image = _open(encoded)
+    image = open_image(encoded)
     try:
         tables = getattr(image, "quantization", None) or {}
         return Traits(
@@ -135,28 +150,15 @@ def crop_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
 
 
 def to_float(images: np.ndarray) -> np.ndarray:
-    """`uint8` (…, H, W, 3) in 0…255 to `float32` (…, 3, H, W) in [0, 1]."""
-    return np.moveaxis(images, -1, -3).astype(np.float32) / 255
+    """`uint8` or `uint16` (…, H, W, 3), over their whole range, to `float32` (…, 3, H, W) in [0, 1]."""
+    return np.moveaxis(images, -1, -3).astype(np.float32) / np.iinfo(images.dtype).max
 
 
-def to_uint8(planes: np.ndarray) -> np.ndarray:
-    """`float32` (…, 3, H, W) to `uint8` (…, H, W, 3): rounded to the nearest level, clipped to 0…255."""
-    levels = np.clip(np.floor(planes.astype(np.float32) * 255 + 0.5), 0, 255)
-    return np.ascontiguousarray(np.moveaxis(levels, -3, -1).astype(np.uint8))
-
-
-def _open(encoded: bytes) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(encoded))
-    except Image.DecompressionBombError as error:
-        raise TooManyPixels(f"more than {MAX_DECODED_PIXELS} pixels: {error}") from error
-    except Exception as error:  # a damaged header makes Pillow's plugins raise nearly anything
-        raise UnreadableImage(f"not an image: {len(encoded)} bytes of no format that can be told") from error
-    if _format(image) not in READABLE_FORMATS:
-        raise UnsupportedFormat(f"a {image.format} image; readable are {', '.join(READABLE_FORMATS)}")
-    if image.width * image.height > MAX_DECODED_PIXELS:
-        raise TooManyPixels(f"{image.width}x{image.height} pixels, more than {MAX_DECODED_PIXELS}")
-    return image
+def to_levels(planes: np.ndarray, dtype: np.typing.DTypeLike = np.uint8) -> np.ndarray:
+    """`float32` (…, 3, H, W) to `uint8` or `uint16` (…, H, W, 3): rounded to the nearest level, clipped."""
+    most = np.iinfo(dtype).max
+    levels = np.clip(np.floor(planes.astype(np.float32) * most + 0.5), 0, most)
+    return np.ascontiguousarray(np.moveaxis(levels, -3, -1).astype(dtype))
 
 
 def _format(image: Image.Image) -> str:

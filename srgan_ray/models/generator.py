@@ -89,7 +89,7 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """LR (N, 3, h, w) in [0, 1] to SR (N, 3, 4h, 4w) in about [0, 1], RGB; clipping is left to `images.to_uint8`.
+    """LR (N, 3, h, w) in [0, 1] to SR (N, 3, 4h, 4w) in about [0, 1], RGB; clipping is left to `images.to_levels`.
 
     The last convolution works in [-1, 1], the range of HR in the paper (§3.2); the graph itself brings it to [0, 1].
     """

@@ -22,8 +22,9 @@ class Span(NamedTuple):
 
 
 class Upscaler:
-    """`uint8` RGB (h, w, 3) to (4h, 4w, 3), in tiles whose overlap is the generator's receptive radius.
+    """RGB (h, w, 3), `uint8` or `uint16`, to (4h, 4w, 3) of the same type.
 
+    The tiles' overlap is the generator's receptive radius.
     Every kept pixel thus sees all the input that it would see in the whole image, and the joined tiles equal the
     output for the whole image.
     """
@@ -39,7 +40,7 @@ class Upscaler:
     def __call__(self, lr: np.ndarray, before_tile: Callable[[], None] = lambda: None) -> np.ndarray:
         """Upscale an image. `before_tile` is called before each tile and may raise to give up."""
         height, width = lr.shape[:2]
-        sr = np.empty((SCALE * height, SCALE * width, 3), np.uint8)
+        sr = np.empty((SCALE * height, SCALE * width, 3), lr.dtype)
         for rows in spans(height, self._tile_px, self._overlap_px):
             for columns in spans(width, self._tile_px, self._overlap_px):
                 before_tile()
@@ -51,7 +52,7 @@ class Upscaler:
         lr = torch.from_numpy(images.to_float(tile))[None].to(self.device, memory_format=torch.channels_last)
         with torch.inference_mode(), self._autocast():
             sr = self._generator(lr)
-        return images.to_uint8(sr[0].float().cpu().numpy())
+        return images.to_levels(sr[0].float().cpu().numpy(), tile.dtype)
 
 
 def spans(length: int, tile_px: int, overlap_px: int) -> Iterator[Span]:

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from srgan_ray.data import images
 from srgan_ray.serving.handler import Cancellation, Handler, Upscaled
+from srgan_ray.serving.picture import TooLargeForFormat
 from srgan_ray.serving.protocol import MEDIA_TYPES, PROBLEM_TYPE, Limits, Problem
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -119,8 +120,12 @@ class Queue:
             raise Problem(
                 504, f"not finished within {self._limits.time_limit_s:g} s; wanted a smaller image"
             ) from error
+        except images.UnsupportedFormat as error:
+            raise Problem(415, str(error)) from error
         except images.UnreadableImage as error:
             raise Problem(400, str(error)) from error
+        except TooLargeForFormat as error:
+            raise Problem(422, f"format: {error}") from error
         finally:
             cancellation.cancel()
 

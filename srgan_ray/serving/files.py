@@ -12,6 +12,7 @@ from tqdm import tqdm
 from srgan_ray.data.images import UnreadableImage
 from srgan_ray.errors import InputError
 from srgan_ray.serving.handler import Handler, ModelConfig
+from srgan_ray.serving.picture import TooLargeForFormat
 
 MANIFEST = "manifest.jsonl"
 
@@ -50,7 +51,7 @@ def upscale_files(config: UpscaleConfig) -> dict[str, Any]:
         for source, target in tqdm(targets.items(), unit=" images", disable=None, file=sys.stderr):
             try:
                 result = handler.upscale(source.read_bytes(), config.format, config.fidelity)
-            except (UnreadableImage, OSError) as error:
+            except (UnreadableImage, TooLargeForFormat, OSError) as error:
                 failures.append(f"{source}: {error}")
                 manifest.write(json.dumps({"input": str(source), "error": str(error)}) + "\n")
                 continue

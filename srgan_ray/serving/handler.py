@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from srgan_ray.data import images
 from srgan_ray.data.crops import MIXED
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.diagnostics import consistency_db
 from srgan_ray.models.artifact import PERCEPTUAL, PSNR, find_generator, interpolate, load_generator
+from srgan_ray.models.precision import FP32
 from srgan_ray.models.upscaler import Upscaler
+from srgan_ray.serving.picture import Picture, decode_picture, encode_picture, enlarge, over_white
 
 FIDELITIES_KEPT = 4
 
@@ -61,7 +62,7 @@ class Handler:
             self._faithful, _ = load_generator(find_generator(config.faithful))
             interpolate(self._generator, self._faithful, 0)
         self._upscaler = functools.lru_cache(FIDELITIES_KEPT)(self._make_upscaler)
-        self.precision = self._upscaler(None).precision
+        self.precision = self._upscaler(None, config.precision).precision
 
     @property
     def has_fidelity(self) -> bool:
@@ -73,28 +74,31 @@ class Handler:
     ) -> Upscaled:
         """Decode, upscale, encode. `before_tile` may raise to give up.
 
-        Raises images.UnreadableImage and its kinds for a bad input.
+        Raises UnreadableImage and its kinds for a bad input, TooLargeForFormat for a result that does not fit.
         """
         started = time.perf_counter()
-        lr = images.decode(encoded)
-        upscaler = self._upscaler(fidelity)
-        sr = upscaler(lr, before_tile)
-        result = images.encode(sr, format)
+        picture = decode_picture(encoded)
+        # bf16 tells 256 levels apart, and fewer in the brighter half
+        precision = FP32 if picture.colour.dtype == np.uint16 else self._config.precision
+        upscaler = self._upscaler(fidelity, precision)
+        large = enlarge(picture, lambda lr: upscaler(lr, before_tile))
+        result = encode_picture(large, format)
         seconds = time.perf_counter() - started
-        return Upscaled(
-            result, sr.shape[1], sr.shape[0], self.card.name, upscaler.precision, seconds, self._consistency_db(lr, sr)
-        )
+        height, width = large.colour.shape[:2]
+        consistency = self._consistency_db(picture, large)
+        return Upscaled(result, width, height, self.card.name, upscaler.precision, seconds, consistency)
 
-    def _consistency_db(self, lr: np.ndarray, sr: np.ndarray) -> float:
+    def _consistency_db(self, small: Picture, large: Picture) -> float:
         degradation = "matlab_bicubic" if self.card.degradation == MIXED else self.card.degradation
+        lr, sr = (np.broadcast_to(over_white(p), (*p.colour.shape[:2], 3)) for p in (small, large))
         return consistency_db(sr, lr, degradation)
 
-    def _make_upscaler(self, fidelity: float | None) -> Upscaler:
+    def _make_upscaler(self, fidelity: float | None, precision: str) -> Upscaler:
         if fidelity is None:
-            return Upscaler(self._generator, self._config.precision)
+            return Upscaler(self._generator, precision)
         if self._faithful is None:
             raise InputError(f"--fidelity {fidelity}; wanted --fidelity-generator beside it, to blend with")
-        return Upscaler(interpolate(self._generator, self._faithful, fidelity), self._config.precision)
+        return Upscaler(interpolate(self._generator, self._faithful, fidelity), precision)
 
 
 class Cancellation:

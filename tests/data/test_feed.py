@@ -132,7 +132,7 @@ def test_lr_crop_is_the_hr_crop_made_small(shards: Path, degradation: str) -> No
     config = CropConfig(batch_size=16, crop_px=48, degradation=degradation)
     lr, hr = Feed(shards, config).batch(3)
     for lr_crop, hr_crop in zip(lr.numpy(), hr.numpy()):
-        again = images.to_float(DEGRADATIONS[degradation](images.to_uint8(hr_crop)))
+        again = images.to_float(DEGRADATIONS[degradation](images.to_levels(hr_crop)))
         assert np.abs(again - lr_crop)[:, 2:-2, 2:-2].max() < 1.5 / 255
 
 

@@ -87,13 +87,13 @@ def test_too_many_pixels_are_refused_by_the_header() -> None:
 def test_ranges_round_and_clip() -> None:
     """127.6 becomes 128, 255.4 stays 255, -3 becomes 0."""
     planes = np.array([127.6, 255.4, -3.0], np.float32).reshape(3, 1, 1) / 255
-    assert images.to_uint8(planes).reshape(3).tolist() == [128, 255, 0]
+    assert images.to_levels(planes).reshape(3).tolist() == [128, 255, 0]
     image = photograph(0)
     floats = images.to_float(image)
     assert floats.shape == (3, 120, 152)
     assert floats.dtype == np.float32
     assert 0 <= floats.min() <= floats.max() <= 1
-    np.testing.assert_array_equal(images.to_uint8(floats), image)
+    np.testing.assert_array_equal(images.to_levels(floats), image)
     np.testing.assert_allclose(floats[0], image[..., 0] / 255, rtol=1e-6)
 
 

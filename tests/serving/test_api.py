@@ -3,6 +3,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -12,6 +13,7 @@ from fakes import photograph
 from srgan_ray.data import images
 from srgan_ray.models.artifact import interpolate, load_generator
 from srgan_ray.models.upscaler import Upscaler
+from srgan_ray.serving import picture
 from srgan_ray.serving.api import build_api
 from srgan_ray.serving.handler import Handler, ModelConfig
 from srgan_ray.serving.protocol import Limits
@@ -54,6 +56,27 @@ def test_consistency_is_the_result_degraded_again_against_the_input(client: Test
     response = client.post("/upscale", content=PNG, headers=AS_PNG)
     expected = peak_signal_noise_ratio(LR, opencv_cubic(images.decode(response.content)), data_range=255)
     assert float(response.headers["x-consistency-db"]) == pytest.approx(expected, abs=0.01)
+
+
+def test_16_bits_come_back_in_fp32_and_8_bits_alike(client: TestClient, generator_file: str) -> None:
+    lr = LR.astype(np.uint16) * 200
+    encoded = cv2.imencode(".png", np.ascontiguousarray(lr[..., ::-1]))[1].tobytes()
+    response = client.post("/upscale", content=encoded, headers=AS_PNG)
+    sr = cv2.imdecode(np.frombuffer(response.content, np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1]
+    assert sr.dtype == np.uint16
+    np.testing.assert_array_equal(sr, Upscaler(load_generator(generator_file)[0], "fp32")(lr))
+    assert len(np.unique(sr)) > 1000
+    assert response.headers["x-precision"] == "fp32"
+    rounded = client.post("/upscale?format=webp", content=encoded, headers=AS_PNG)
+    assert images.decode(rounded.content).shape == sr.shape
+
+
+def test_problems_that_only_the_pixels_tell(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(LR[..., 0].astype(np.float32)).save(buffer, "TIFF")
+    assert "32 bit" in problem(client.post("/upscale", content=buffer.getvalue(), headers=AS_PNG), 415)
+    monkeypatch.setitem(picture.MAX_SIDE_PX, "webp", 100)
+    assert "format: 144x80 pixels" in problem(client.post("/upscale?format=webp", content=PNG, headers=AS_PNG), 422)
 
 
 @pytest.mark.parametrize(("format", "pillow_format"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])

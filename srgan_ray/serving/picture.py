@@ -1,0 +1,264 @@
+"""A picture with all that it carries: grey or colour, 8 or 16 bit, transparency, colour profile, resolution, EXIF.
+
+1. `decode_picture` turns it upright, and tells grey and depth by the file's type, never by its values.
+2. `enlarge` gives each of its parts to a generator.
+3. `encode_picture` writes as much of it as the format can hold.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, ImageCms
+
+from srgan_ray.data.images import EXIF_ORIENTATION, UnreadableImage, UnsupportedFormat, open_image
+
+EXIF_IFD, PIXEL_X_DIMENSION, PIXEL_Y_DIMENSION = 0x8769, 0xA002, 0xA003
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCH = 0x011A, 0x011B, 0x0128, 2
+MAX_SIDE_PX = {"png": 2**31 - 1, "jpeg": 65535, "webp": 16383}
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "png": {"compress_level": 3},
+    "jpeg": {"quality": 95, "subsampling": 0},
+    "webp": {"quality": 95},
+}
+PNG_SIGNATURE_AND_HEADER = 8 + 25
+INCHES_PER_METRE = 1 / 0.0254
+
+
+class TooLargeForFormat(ValueError):
+    """The format cannot hold a picture of this size."""
+
+
+class Picture(NamedTuple):
+    """`colour` is `uint8` or `uint16`, RGB (H, W, 3) or grey (H, W, 1); `alpha` alike, (H, W, 1), None if opaque."""
+
+    colour: np.ndarray
+    alpha: np.ndarray | None
+    icc_profile: bytes
+    """Of the colour; empty where the file has none, which stands for sRGB."""
+    dpi: tuple[float, float] | None
+    """Dots per inch, across and down."""
+    exif: Image.Exif
+    """Without orientation."""
+
+
+def decode_picture(encoded: bytes) -> Picture:
+    """Encoded image bytes to a picture, upright; of an animation the first frame.
+
+    CMYK and Lab become sRGB. Raises UnreadableImage, UnsupportedFormat (also for pixels of 32 bit), or TooManyPixels.
+    """
+    image = open_image(encoded)
+    try:
+        profile = image.info.get("icc_profile") or b""
+        layout = _layout(image)
+        has_16_bits = ";16" in layout
+        exif, orientation, dpi = _read_exif(image)
+        if has_16_bits:
+            pixels = _decode_16_bits(encoded, layout)
+        elif image.mode in ("I", "F"):
+            raise UnsupportedFormat(f"a {image.format} image with pixels of 32 bit; wanted 8 or 16 bit")
+        else:
+            pixels = np.atleast_3d(np.asarray(_to_plain_mode(image, profile)))
+    except UnsupportedFormat:
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, …
+        raise UnreadableImage(f"damaged {image.format} image: {error}") from error
+    if not (has_16_bits and image.format == "TIFF"):  # which OpenCV has turned already
+        pixels = _turn_upright(pixels, orientation)
+    num_colours = 1 if pixels.shape[2] < 3 else 3
+    alpha = pixels[..., num_colours:] if pixels.shape[2] > num_colours else None
+    kind = b"GRAY" if num_colours == 1 else b"RGB "
+    if dpi and orientation >= 5:  # lies on its side
+        dpi = dpi[::-1]
+    return Picture(pixels[..., :num_colours], alpha, profile if profile[16:20] == kind else b"", dpi, exif)
+
+
+def enlarge(picture: Picture, upscale: Callable[[np.ndarray], np.ndarray]) -> Picture:
+    """The picture at four times its size. `upscale` takes and gives RGB (h, w, 3) of the picture's own depth.
+
+    Grey goes through it as three equal channels, and so does alpha. Colours are carried on into what is transparent
+    before, since what a file holds there, mostly black, would else run into the visible edge.
+    """
+    alpha = picture.alpha
+    colour = np.broadcast_to(picture.colour, (*picture.colour.shape[:2], 3))
+    if alpha is not None:
+        colour = _carry_colours_on(colour, alpha)
+    large = upscale(colour)
+    if picture.colour.shape[2] == 1:
+        large = _mean(large)
+    large_alpha = None if alpha is None else _mean(upscale(np.repeat(alpha, 3, axis=2)))
+    exif = _copy(picture.exif)
+    sizes = exif.get_ifd(EXIF_IFD)
+    for tag, side in ((PIXEL_X_DIMENSION, 1), (PIXEL_Y_DIMENSION, 0)):
+        if tag in sizes:
+            sizes[tag] = large.shape[side]
+    return picture._replace(colour=large, alpha=large_alpha, exif=exif)
+
+
+def encode_picture(picture: Picture, format: str) -> bytes:
+    """The bytes of a "png" (lossless), "jpeg" or "webp" (both at quality 95) file.
+
+    Only PNG holds 16 bit; JPEG has no transparency, which is laid over white. Raises TooLargeForFormat.
+    """
+    height, width = picture.colour.shape[:2]
+    if max(height, width) > MAX_SIDE_PX[format]:
+        raise TooLargeForFormat(f"{width}x{height} pixels; {format} holds at most {MAX_SIDE_PX[format]} a side")
+    if picture.colour.dtype == np.uint16 and format == "png":
+        return _encode_png_16_bits(picture)
+    pixels = over_white(picture) if format == "jpeg" else _stack(picture)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+    options: dict[str, Any] = {**SAVE_OPTIONS[format], "exif": _exif_bytes(picture, format)}
+    if picture.icc_profile:
+        options["icc_profile"] = picture.icc_profile
+    if picture.dpi and format != "webp":
+        options["dpi"] = picture.dpi
+    buffer = io.BytesIO()
+    image.save(buffer, format=format, **options)
+    return buffer.getvalue()
+
+
+def over_white(picture: Picture) -> np.ndarray:
+    """What is seen of it, as `uint8` (H, W, 3), or (H, W, 1) for grey."""
+    colour = _to_8_bits(picture.colour)
+    if picture.alpha is None:
+        return colour
+    opacity = _to_8_bits(picture.alpha).astype(np.float32) / 255
+    return np.floor(colour * opacity + 255 * (1 - opacity) + 0.5).astype(np.uint8)
+
+
+def _stack(picture: Picture) -> np.ndarray:
+    """Its channels, `uint8` (H, W, 1 to 4)."""
+    colour = _to_8_bits(picture.colour)
+    return colour if picture.alpha is None else np.concatenate([colour, _to_8_bits(picture.alpha)], axis=2)
+
+
+def _to_8_bits(levels: np.ndarray) -> np.ndarray:
+    """`uint16` to `uint8`, rounded; `uint8` as it is."""
+    return levels if levels.dtype == np.uint8 else ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _layout(image: Image.Image) -> str:
+    """How the file stores its pixels, by Pillow's name, while they are not loaded: RGB;16B is one of 16 bit."""
+    tiles = getattr(image, "tile", [])
+    return str(tiles[0][3]) if tiles else ""
+
+
+def _decode_16_bits(encoded: bytes, layout: str) -> np.ndarray:
+    """`uint16` (H, W, 1 to 4), as the file has them, by OpenCV."""
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise ValueError("its 16-bit pixels cannot be decoded")
+    pixels = np.atleast_3d(pixels)
+    if layout.startswith("LA"):
+        return pixels[..., [0, -1]]
+    return np.concatenate([pixels[..., 2::-1], pixels[..., 3:]], axis=2)
+
+
+def _to_plain_mode(image: Image.Image, profile: bytes) -> Image.Image:
+    """In one of L, LA, RGB, RGBA."""
+    if image.mode in ("1", "L", "LA", "La"):
+        return image.convert("LA" if image.has_transparency_data else "L")
+    if image.mode == "CMYK" and profile[16:20] == b"CMYK":
+        return _convert_profile(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+    if image.mode == "LAB":
+        return _convert_profile(image, ImageCms.createProfile("LAB"))
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _convert_profile(image: Image.Image, profile: Any) -> Image.Image:
+    converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    assert converted
+    converted.info = {key: value for key, value in image.info.items() if key != "icc_profile"}
+    return converted
+
+
+def _read_exif(image: Image.Image) -> tuple[Image.Exif, int, tuple[float, float] | None]:
+    """EXIF without its orientation, the orientation (1: upright), and the resolution."""
+    exif = image.getexif()
+    orientation = int(exif.pop(EXIF_ORIENTATION, 1))
+    dpi = image.info.get("dpi")
+    resolution = (float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None
+    if image.format == "TIFF":  # its tags are those of the file itself
+        exif = Image.Exif()
+    return exif, orientation if 1 <= orientation <= 8 else 1, resolution
+
+
+def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """EXIF 2.3, §4.6.4: where the 0th row and the 0th column of the picture lie in the file."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
+    return np.ascontiguousarray(np.flip(pixels, flips.get(orientation, ())))
+
+
+def _carry_colours_on(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colours where alpha is 0 from the nearest visible ones, by averages over ever larger blocks, weighted by alpha
+    (the pull-push algorithm of Gortler et al. 1996, §3.4); others as they are."""
+    if alpha.all() or not alpha.any():
+        return colour
+    weight = (alpha / np.iinfo(alpha.dtype).max).astype(np.float32)
+    filled = _pull_push(colour.astype(np.float32) * weight, weight)
+    return np.where(alpha == 0, np.floor(filled + 0.5), colour).astype(colour.dtype)
+
+
+def _pull_push(premultiplied: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    own = premultiplied / np.maximum(weight, 1e-6)
+    height, width = weight.shape[:2]
+    if weight.all() or max(height, width) == 1:
+        return own
+    half = ((width + 1) // 2, (height + 1) // 2)
+    smaller = _pull_push(_shrink(premultiplied, half), _shrink(weight, half))
+    around = cv2.resize(smaller, (width, height), interpolation=cv2.INTER_LINEAR).reshape(premultiplied.shape)
+    return np.where(weight > 0, own, around)
+
+
+def _shrink(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(values, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], values.shape[2])
+
+
+def _mean(channels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) to (H, W, 1), rounded, in the same depth."""
+    return np.floor(channels.mean(axis=2, keepdims=True) + 0.5).astype(channels.dtype)
+
+
+def _exif_bytes(picture: Picture, format: str) -> bytes:
+    """As the file holds it; WebP has no other place for the resolution."""
+    exif = _copy(picture.exif)
+    if picture.dpi and format == "webp":
+        exif[X_RESOLUTION], exif[Y_RESOLUTION] = picture.dpi
+        exif[RESOLUTION_UNIT] = INCH
+    return exif.tobytes() if len(exif) else b""
+
+
+def _copy(exif: Image.Exif) -> Image.Exif:
+    copy = Image.Exif()
+    if len(exif):
+        copy.load(exif.tobytes())
+    return copy
+
+
+def _encode_png_16_bits(picture: Picture) -> bytes:
+    """By OpenCV, with what it leaves out put behind the header. Grey with transparency is written as RGB with it."""
+    colour = picture.colour
+    if picture.alpha is not None:
+        colour = np.concatenate([np.broadcast_to(colour, (*colour.shape[:2], 3))[..., ::-1], picture.alpha], axis=2)
+    elif colour.shape[2] == 3:
+        colour = colour[..., ::-1]
+    _, encoded = cv2.imencode(".png", np.ascontiguousarray(colour), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    content, chunks = encoded.tobytes(), b""
+    if picture.icc_profile and not (picture.alpha is not None and picture.colour.shape[2] == 1):
+        chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc_profile))
+    if picture.dpi:
+        per_metre = (round(dots * INCHES_PER_METRE) for dots in picture.dpi)
+        chunks += _chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
+    if exif := _exif_bytes(picture, "png"):
+        chunks += _chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
+    return content[:PNG_SIGNATURE_AND_HEADER] + chunks + content[PNG_SIGNATURE_AND_HEADER:]
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
