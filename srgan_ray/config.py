@@ -5,6 +5,7 @@ A command line, `config.json` in a run, a checkpoint and a search all use the sa
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import tyro
@@ -87,6 +88,12 @@ class TrainConfig(RunConfig):
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """Plain values, for JSON; the stage is told by its own key."""
     return {"stage": STAGE_NAMES[type(config)], **dataclasses.asdict(config)}
+
+
+def to_settings(config: RunConfig) -> dict[str, Any]:
+    """As `to_dict`, for a file that leaves the machine: without the places of data and run, other files by name."""
+    settings = {key: value for key, value in to_dict(config).items() if key not in ("data", "out")}
+    return settings | {key: Path(settings[key]).name for key in ("init", "vgg_weights") if key in settings}
 
 
 def to_arguments(config: RunConfig) -> list[str]:

@@ -39,7 +39,7 @@ class Card:
     metrics: dict[str, Any]
     """Figures of this step, each with its protocol."""
     config: dict[str, Any]
-    """The whole configuration of the run."""
+    """The settings of the run, without places on its machine."""
     data_hash: str
     """Of the shard set."""
     architecture: str = ARCHITECTURE

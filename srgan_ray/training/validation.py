@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from srgan_ray.config import PretrainConfig, RunConfig, to_dict
+from srgan_ray.config import PretrainConfig, RunConfig, to_settings
 from srgan_ray.data.crops import MIXED
 from srgan_ray.data.degrade import matlab_bicubic_up
 from srgan_ray.data.feed import Batch, decode_row
@@ -113,7 +113,7 @@ class Validation:
             step=step,
             vgg_weights=self._stage.vgg_stamp,
             metrics=metrics,
-            config=to_dict(self._config),
+            config=to_settings(self._config),
             data_hash=self._data_hash,
         )
 

@@ -158,6 +158,8 @@ def test_the_generator_file_gives_the_figures_on_its_card(config: RunConfig) -> 
     assert card.stage == to_dict(config)["stage"]
     assert card.degradation == "opencv_cubic"
     assert ("random" in card.vgg_weights) == (card.stage == "train")
+    assert card.config["loop"]["steps"] == config.loop.steps
+    assert str(Path(config.out).parent) not in json.dumps(card.config), "a generator file tells nothing of its machine"
 
 
 def test_the_best_generator_is_kept_not_the_last(pretrain_config: PretrainConfig) -> None:
