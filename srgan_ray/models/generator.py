@@ -1,12 +1,15 @@
 """SRResNet, the generator of SRGAN (Ledig et al. 2017, figure 4)."""
 
+import copy
 import dataclasses
+import itertools
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, leaky_relu, pad, pixel_shuffle, pixel_unshuffle
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from srgan_ray.data.degrade import SCALE
 from srgan_ray.errors import InputError
@@ -132,6 +135,21 @@ def _zero_batchnorm(num_features: int) -> nn.BatchNorm2d:
     layer = nn.BatchNorm2d(num_features)
     nn.init.zeros_(layer.weight)
     return layer
+
+
+def fold_batchnorm(generator: Generator) -> Generator:
+    """A copy in eval mode, each BatchNorm made part of the convolution before it: a pass over memory less for each.
+
+    The output is the same up to rounding (in fp32 within 1e-5 of a range of 1). It cannot be trained or saved.
+    """
+    folded = copy.deepcopy(generator).eval()
+    for layers in folded.modules():
+        if isinstance(layers, nn.Sequential):
+            for index, (convolution, layer) in enumerate(itertools.pairwise(layers)):
+                if isinstance(convolution, nn.Conv2d) and isinstance(layer, nn.BatchNorm2d):
+                    layers[index] = fuse_conv_bn_eval(convolution, layer)
+                    layers[index + 1] = nn.Identity()
+    return folded
 
 
 def build_generator(config: GeneratorConfig, seed: int) -> Generator:

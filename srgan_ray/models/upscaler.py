@@ -8,8 +8,8 @@ import torch
 
 from srgan_ray.data import images
 from srgan_ray.data.degrade import SCALE
-from srgan_ray.models.generator import Generator
-from srgan_ray.models.precision import autocast, best_device, resolve_precision
+from srgan_ray.models.generator import Generator, fold_batchnorm
+from srgan_ray.models.precision import FP32, autocast, best_device, resolve_precision
 
 TILE_PX = 192  # LR pixels that a tile contributes; with the overlap of 16 blocks it reads 272
 
@@ -33,25 +33,40 @@ class Upscaler:
         self.device = best_device()
         self.precision = resolve_precision(precision, self.device)
         self._autocast = autocast(self.precision, self.device)
-        self._generator = generator.eval().to(self.device).to(memory_format=torch.channels_last)
+        self._generator = fold_batchnorm(generator).to(self.device).to(memory_format=torch.channels_last)
         self._tile_px = tile_px
         self._overlap_px = generator.receptive_radius_px
 
-    def __call__(self, lr: np.ndarray, before_tile: Callable[[], None] = lambda: None) -> np.ndarray:
-        """Upscale an image. `before_tile` is called before each tile and may raise to give up."""
+    def __call__(
+        self,
+        lr: np.ndarray,
+        before_tile: Callable[[], None] = lambda: None,
+        on_overflow: Callable[[], None] = lambda: None,
+    ) -> np.ndarray:
+        """Upscale an image. `before_tile` is called before each tile and may raise to give up; `on_overflow` for each
+        tile that was not finite in half precision and had to be run again in fp32.
+
+        Raises FloatingPointError where that is not finite either.
+        """
         height, width = lr.shape[:2]
         sr = np.empty((SCALE * height, SCALE * width, 3), lr.dtype)
         for rows in spans(height, self._tile_px, self._overlap_px):
             for columns in spans(width, self._tile_px, self._overlap_px):
                 before_tile()
-                tile = self._run(lr[rows.read, columns.read])
+                tile = self._run(lr[rows.read, columns.read], on_overflow)
                 sr[scaled(rows.keep), scaled(columns.keep)] = tile[inside(rows), inside(columns)]
         return sr
 
-    def _run(self, tile: np.ndarray) -> np.ndarray:
+    def _run(self, tile: np.ndarray, on_overflow: Callable[[], None]) -> np.ndarray:
         lr = torch.from_numpy(images.to_float(tile))[None].to(self.device, memory_format=torch.channels_last)
-        with torch.inference_mode(), self._autocast():
-            sr = self._generator(lr)
+        with torch.inference_mode():
+            with self._autocast():
+                sr = self._generator(lr)
+            if self.precision != FP32 and not sr.isfinite().all():
+                on_overflow()
+                sr = self._generator(lr)
+            if not sr.isfinite().all():
+                raise FloatingPointError("the generator gives values that are not finite: its weights are damaged")
         return images.to_levels(sr[0].float().cpu().numpy(), tile.dtype)
 
 

@@ -81,12 +81,14 @@ class Handler:
         # bf16 tells 256 levels apart, and fewer in the brighter half
         precision = FP32 if picture.colour.dtype == np.uint16 else self._config.precision
         upscaler = self._upscaler(fidelity, precision)
-        large = enlarge(picture, lambda lr: upscaler(lr, before_tile))
+        overflows: list[None] = []
+        large = enlarge(picture, lambda lr: upscaler(lr, before_tile, lambda: overflows.append(None)))
         result = encode_picture(large, format)
         seconds = time.perf_counter() - started
         height, width = large.colour.shape[:2]
         consistency = self._consistency_db(picture, large)
-        return Upscaled(result, width, height, self.card.name, upscaler.precision, seconds, consistency)
+        said = f"{upscaler.precision}, {len(overflows)} tiles in {FP32}" if overflows else upscaler.precision
+        return Upscaled(result, width, height, self.card.name, said, seconds, consistency)
 
     def _consistency_db(self, small: Picture, large: Picture) -> float:
         degradation = "matlab_bicubic" if self.card.degradation == MIXED else self.card.degradation

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fakes import photograph
-from srgan_ray.models.generator import Generator, GeneratorConfig, build_generator
+from srgan_ray.models.generator import Generator, GeneratorConfig, build_generator, fold_batchnorm
 from srgan_ray.models.upscaler import Upscaler, inside, scaled, spans
 
 
@@ -67,18 +67,60 @@ def test_spans_cover_everything_once(length: int, tile_px: int, overlap_px: int)
         assert part.read.stop == min(length, part.keep.stop + overlap_px)
 
 
-def test_training_mode_is_left_at_the_door() -> None:
+def test_a_generator_in_training_mode_is_left_so() -> None:
     generator = lively_generator().train()
     lr = photograph(0, 20, 20)
-    first = Upscaler(generator, "fp32")(lr)
-    assert not generator.training
-    np.testing.assert_array_equal(Upscaler(generator, "fp32")(lr), first)
+    sr = Upscaler(generator, "fp32")(lr)
+    assert generator.training
+    np.testing.assert_array_equal(Upscaler(generator.eval(), "fp32")(lr), sr)
 
 
 def test_bf16_is_close_to_fp32() -> None:
     generator, lr = lively_generator(), photograph(0, 40, 40)
     fp32, bf16 = (Upscaler(generator, precision)(lr).astype(int) for precision in ("fp32", "bf16"))
     assert 0 < np.abs(fp32 - bf16).mean() < 2
+
+
+class Overflowing(Generator):
+    """Its output is infinite in half precision where the input is bright."""
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        sr = super().forward(lr)
+        return sr / 0 if torch.is_autocast_enabled("cpu") and lr.max() > 0.9 else sr
+
+
+def test_a_tile_that_overflows_in_half_precision_is_run_in_fp32() -> None:
+    generator = Overflowing(GeneratorConfig(1, 4))
+    lr = np.zeros((32, 96, 3), np.uint8)
+    lr[:, 80:] = 255  # in what the last of three tiles reads, and in no other
+    overflows: list[None] = []
+    sr = Upscaler(generator, "bf16", 32)(lr, on_overflow=lambda: overflows.append(None))
+    assert len(overflows) == 1
+    np.testing.assert_array_equal(sr[:, 256:], Upscaler(generator, "fp32", 32)(lr)[:, 256:])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_damaged_weights_are_no_picture(precision: str) -> None:
+    generator = lively_generator(1, 4)
+    generator.tail.weight.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        Upscaler(generator, precision)(photograph(0, 20, 20))
+
+
+def test_folding_batchnorm_changes_no_more_than_rounding() -> None:
+    generator = lively_generator(16, 64)
+    for module in generator.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(module.bias, -0.1, 0.1)
+    before = {name: value.clone() for name, value in generator.state_dict().items()}
+    lr = torch.rand(1, 3, 40, 40)
+    folded = fold_batchnorm(generator)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    with torch.inference_mode():
+        expected = generator(lr)
+        assert (folded(lr) - expected).abs().max() < 1e-5 * (expected.max() - expected.min())
+    assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
 
 
 def test_work_can_be_given_up_between_tiles() -> None:

@@ -93,9 +93,9 @@ def test_red_stays_red(generator_file: str, monkeypatch) -> None:
     handler = Handler(ModelConfig(generator_file))
     run = Upscaler.__call__
 
-    def remember(self, lr, before_tile):
+    def remember(self, lr, *callbacks):
         seen.append(lr)
-        return run(self, lr, before_tile)
+        return run(self, lr, *callbacks)
 
     monkeypatch.setattr(Upscaler, "__call__", remember)
     red = np.zeros((8, 8, 3), np.uint8)
