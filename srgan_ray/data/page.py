@@ -1,4 +1,4 @@
-"""What the project's HTML pages have in common. A page is one file: no script, nothing from elsewhere."""
+"""What the project's HTML pages have in common. A page is one file, with nothing from elsewhere."""
 
 import base64
 import dataclasses

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
@@ -16,6 +16,7 @@ from srgan_ray.data import images
 from srgan_ray.serving.handler import Cancellation, Handler, Upscaled
 from srgan_ray.serving.picture import TooLargeForFormat
 from srgan_ray.serving.protocol import MEDIA_TYPES, PROBLEM_TYPE, Limits, Problem
+from srgan_ray.serving.web import build_page
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 MEGA = 1_000_000
@@ -42,13 +43,14 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 
 def build_api(handler: Handler, limits: Limits) -> FastAPI:
-    """The application: `POST /upscale`, `GET /healthz`, `GET /docs`. One request at a time has the model."""
+    """The application: `GET /`, `POST /upscale`, `GET /healthz`, `GET /docs`. One request at a time has the model."""
     api = FastAPI(title="srgan_ray", summary="Photographs at four times their size", redoc_url=None)
     queue = Queue(handler, limits)
+    html, policy = build_page()
 
     @api.get("/healthz")
     async def healthz() -> dict[str, Any]:
-        """Which generator is served, ready for requests."""
+        """Which generator is served, ready for requests, and what it takes."""
         card = handler.card
         return {
             "status": "ok",
@@ -56,7 +58,15 @@ def build_api(handler: Handler, limits: Limits) -> FastAPI:
             "degradation": card.degradation,
             "vgg_weights": card.vgg_weights,
             "precision": handler.precision,
+            "fidelity": handler.has_fidelity,
+            "max_mb": limits.max_mb,
+            "max_megapixels": limits.max_megapixels,
         }
+
+    @api.get("/", response_class=HTMLResponse)
+    async def page() -> HTMLResponse:
+        """A page to drop a photograph on."""
+        return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 
     @api.post(
         "/upscale",
