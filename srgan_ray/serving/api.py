@@ -43,7 +43,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 
 def build_api(handler: Handler, limits: Limits) -> FastAPI:
-    """The application: `GET /`, `POST /upscale`, `GET /healthz`, `GET /docs`. One request at a time has the model."""
+    """The application: `GET /`, `POST /upscale`, `GET /healthz`, `GET /docs`."""
     api = FastAPI(title="srgan_ray", summary="Photographs at four times their size", redoc_url=None)
     queue = Queue(handler, limits)
     html, policy = build_page()
@@ -99,11 +99,11 @@ def build_api(handler: Handler, limits: Limits) -> FastAPI:
 
 
 class Queue:
-    """Gives requests the model one after the other, in a thread of its own; refuses when too many wait."""
+    """Gives each request a thread to decode, wait for the model and encode in; refuses when too many are inside."""
 
     def __init__(self, handler: Handler, limits: Limits) -> None:
         self._handler, self._limits = handler, limits
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="upscale")
+        self._executor = ThreadPoolExecutor(limits.max_waiting, thread_name_prefix="upscale")
         self._num_inside = 0
 
     @contextlib.contextmanager

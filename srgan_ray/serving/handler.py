@@ -16,6 +16,7 @@ from srgan_ray.models.artifact import PERCEPTUAL, PSNR, find_generator, interpol
 from srgan_ray.models.precision import FP32
 from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.serving.picture import Picture, decode_picture, encode_picture, enlarge, over_white
+from srgan_ray.serving.scheduler import Scheduler
 
 FIDELITIES_KEPT = 4
 
@@ -62,6 +63,7 @@ class Handler:
             self._faithful, _ = load_generator(find_generator(config.faithful))
             interpolate(self._generator, self._faithful, 0)
         self._upscaler = functools.lru_cache(FIDELITIES_KEPT)(self._make_upscaler)
+        self._scheduler = Scheduler()
         self.precision = self._upscaler(None, config.precision).precision
 
     @property
@@ -70,9 +72,11 @@ class Handler:
         return self._faithful is not None
 
     def upscale(
-        self, encoded: bytes, format: str, fidelity: float | None, before_tile: Callable[[], None] = lambda: None
+        self, encoded: bytes, format: str, fidelity: float | None, check: Callable[[], None] = lambda: None
     ) -> Upscaled:
-        """Decode, upscale, encode. `before_tile` may raise to give up.
+        """Decode, upscale, encode. May be called by many threads, whose pictures share the model tile by tile.
+
+        `check` is called before each tile and may raise to give up.
 
         Raises UnreadableImage and its kinds for a bad input, TooLargeForFormat for a result that does not fit.
         """
@@ -81,13 +85,20 @@ class Handler:
         # bf16 tells 256 levels apart, and fewer in the brighter half
         precision = FP32 if picture.colour.dtype == np.uint16 else self._config.precision
         upscaler = self._upscaler(fidelity, precision)
-        overflows: list[None] = []
-        large = enlarge(picture, lambda lr: upscaler(lr, before_tile, lambda: overflows.append(None)))
+        num_overflowed = 0
+
+        def upscale(lr: np.ndarray) -> np.ndarray:
+            nonlocal num_overflowed
+            sr, overflowed = self._scheduler.upscale(upscaler, lr, check)
+            num_overflowed += overflowed
+            return sr
+
+        large = enlarge(picture, upscale)
         result = encode_picture(large, format)
         seconds = time.perf_counter() - started
         height, width = large.colour.shape[:2]
         consistency = self._consistency_db(picture, large)
-        said = f"{upscaler.precision}, {len(overflows)} tiles in {FP32}" if overflows else upscaler.precision
+        said = f"{upscaler.precision}, {num_overflowed} tiles in {FP32}" if num_overflowed else upscaler.precision
         return Upscaled(result, width, height, self.card.name, said, seconds, consistency)
 
     def _consistency_db(self, small: Picture, large: Picture) -> float:

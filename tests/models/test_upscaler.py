@@ -56,6 +56,13 @@ def test_any_size(size: tuple[int, int]) -> None:
     assert Upscaler(lively_generator(1, 4), "fp32", 32)(photograph(0, *size)).shape == (4 * size[0], 4 * size[1], 3)
 
 
+def test_a_batch_gives_what_its_parts_give_alone() -> None:
+    upscaler = Upscaler(lively_generator(), "fp32")
+    parts = [photograph(seed, 24, 30) for seed in range(5)]
+    for together, part in zip(upscaler.run(parts).parts, parts):
+        np.testing.assert_array_equal(together, upscaler.run([part]).parts[0])
+
+
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 100])
 @pytest.mark.parametrize("tile_px", [8, 32])
 @pytest.mark.parametrize("overlap_px", [0, 5, 40])
@@ -86,17 +93,21 @@ class Overflowing(Generator):
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         sr = super().forward(lr)
-        return sr / 0 if torch.is_autocast_enabled("cpu") and lr.max() > 0.9 else sr
+        is_bright = (lr.flatten(1).max(dim=1).values > 0.9).view(-1, 1, 1, 1)
+        return torch.where(is_bright, torch.inf, sr) if torch.is_autocast_enabled("cpu") else sr
 
 
 def test_a_tile_that_overflows_in_half_precision_is_run_in_fp32() -> None:
     generator = Overflowing(GeneratorConfig(1, 4))
     lr = np.zeros((32, 96, 3), np.uint8)
     lr[:, 80:] = 255  # in what the last of three tiles reads, and in no other
-    overflows: list[None] = []
-    sr = Upscaler(generator, "bf16", 32)(lr, on_overflow=lambda: overflows.append(None))
-    assert len(overflows) == 1
-    np.testing.assert_array_equal(sr[:, 256:], Upscaler(generator, "fp32", 32)(lr)[:, 256:])
+    half, full = (Upscaler(generator, precision, 32) for precision in ("bf16", "fp32"))
+    parts = [tile.cut(lr)[:, -40:] for tile in half.tiles(32, 96)]
+    outputs = half.run(parts)
+    assert outputs.overflowed == [False, False, True]
+    np.testing.assert_array_equal(outputs.parts[2], full.run(parts).parts[2])
+    assert (outputs.parts[0] != full.run(parts).parts[0]).any(), "the others stay in half precision"
+    assert (half(lr) == full(lr))[:, 256:].all()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -121,16 +132,3 @@ def test_folding_batchnorm_changes_no_more_than_rounding() -> None:
         expected = generator(lr)
         assert (folded(lr) - expected).abs().max() < 1e-5 * (expected.max() - expected.min())
     assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
-
-
-def test_work_can_be_given_up_between_tiles() -> None:
-    calls = []
-
-    def stop_at_third() -> None:
-        calls.append(None)
-        if len(calls) == 3:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        Upscaler(lively_generator(1, 4), "fp32", 16)(photograph(0, 64, 64), stop_at_third)
-    assert len(calls) == 3

@@ -91,13 +91,13 @@ def test_red_stays_red(generator_file: str, monkeypatch) -> None:
     """The channel order survives decoding, the network's input, and encoding."""
     seen = []
     handler = Handler(ModelConfig(generator_file))
-    run = Upscaler.__call__
+    run = Upscaler.run
 
-    def remember(self, lr, *callbacks):
-        seen.append(lr)
-        return run(self, lr, *callbacks)
+    def remember(self, parts):
+        seen.extend(parts)
+        return run(self, parts)
 
-    monkeypatch.setattr(Upscaler, "__call__", remember)
+    monkeypatch.setattr(Upscaler, "run", remember)
     red = np.zeros((8, 8, 3), np.uint8)
     red[..., 0] = 255
     with TestClient(build_api(handler, Limits())) as client:
@@ -167,11 +167,11 @@ def slow_client(generator_file: str, limits: Limits, gate: threading.Event) -> t
     log: list[str] = []
     upscale = handler.upscale
 
-    def slow(encoded, format, fidelity, before_tile):
+    def slow(encoded, format, fidelity, check):
         log.append("begun")
         while not gate.wait(0.01):
-            before_tile()
-        result = upscale(encoded, format, fidelity, before_tile)
+            check()
+        result = upscale(encoded, format, fidelity, check)
         log.append("done")
         return result
 

@@ -1,0 +1,130 @@
+"""Many pictures, one model."""
+
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from fakes import photograph
+from srgan_ray.models.generator import GeneratorConfig, build_generator
+from srgan_ray.models.upscaler import Outputs, Upscaler
+from srgan_ray.serving import scheduler as scheduler_module
+from srgan_ray.serving.scheduler import Scheduler
+
+
+def nothing() -> None:
+    pass
+
+
+class Gated(Upscaler):
+    """Waits before each batch until the test lets it through, and keeps the batches."""
+
+    def __init__(self, tile_px: int = 32) -> None:
+        super().__init__(build_generator(GeneratorConfig(1, 4), 0), "fp32", tile_px)
+        self.batches: list[list[np.ndarray]] = []
+        self.begun, self.gate = threading.Semaphore(0), threading.Semaphore(0)
+
+    def run(self, parts):
+        self.batches.append(list(parts))
+        self.begun.release()
+        assert self.gate.acquire(timeout=10)
+        return super().run(parts)
+
+
+class Crowd:
+    """Pictures that wait while the model is held at its first batch, which is another picture's."""
+
+    def __init__(self, upscaler: Gated) -> None:
+        self.upscaler, self.scheduler = upscaler, Scheduler()
+        self._executor = ThreadPoolExecutor(32)
+        self._first = self._submit(np.zeros((5, 5, 3), np.uint8), nothing)
+        assert upscaler.begun.acquire(timeout=10)
+
+    def send(self, lr: np.ndarray, check=nothing) -> Future:
+        before = len(self._waiting())
+        future = self._submit(lr, check)
+        while len(self._waiting()) == before:
+            time.sleep(0.001)
+        return future
+
+    def _submit(self, lr: np.ndarray, check) -> Future:
+        return self._executor.submit(self.scheduler.upscale, self.upscaler, lr, check)
+
+    def _waiting(self) -> list:
+        return [job for job in self.scheduler._jobs if job.waiting]
+
+    def release(self) -> list[list[np.ndarray]]:
+        """Let everything through; the batches after the first."""
+        self.upscaler.gate.release(1000)
+        self._first.result(10)
+        self._executor.shutdown()
+        return self.upscaler.batches[1:]
+
+
+def test_every_picture_comes_out_as_if_alone() -> None:
+    upscaler = Upscaler(build_generator(GeneratorConfig(2, 8), 0), "fp32", 32)
+    pictures = [photograph(seed, 20 + 9 * seed, 90 - 7 * seed) for seed in range(8)]
+    pictures[3] = pictures[3].astype(np.uint16) * 257
+    scheduler = Scheduler()
+    with ThreadPoolExecutor(8) as executor:
+        results = list(executor.map(lambda lr: scheduler.upscale(upscaler, lr, nothing), pictures))
+    for (sr, num_overflowed), lr in zip(results, pictures):
+        np.testing.assert_array_equal(sr, upscaler(lr))
+        assert num_overflowed == 0
+
+
+def test_a_small_picture_waits_one_turn_of_a_large_one() -> None:
+    crowd = Crowd(Gated())
+    large = crowd.send(np.full((32, 32 * 40, 3), 10, np.uint8))
+    small = [crowd.send(np.full((20, 21 + number, 3), 200, np.uint8)) for number in range(5)]
+    batches = crowd.release()
+    order = ["large" if batch[0].max() == 10 else "small" for batch in batches]
+    assert order[:7] == ["large", *["small"] * 5, "large"]
+    assert all(future.result(10) for future in [large, *small])
+
+
+def test_tiles_of_equal_shape_share_a_batch_across_pictures() -> None:
+    crowd = Crowd(Gated())
+    futures = [crowd.send(np.full((20, 20, 3), number, np.uint8)) for number in range(6)]
+    other = crowd.send(np.full((20, 20, 3), 9, np.uint16))
+    batches = crowd.release()
+    assert [[int(part.max()) for part in batch] for batch in batches] == [[0, 1, 2, 3, 4, 5], [9]]
+    assert all(future.result(10) for future in [*futures, other])
+
+
+def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(scheduler_module.MAX_BATCH_PX, "cpu", 3 * 20 * 20)
+    crowd = Crowd(Gated())
+    for number in range(7):
+        crowd.send(np.full((20, 20, 3), number, np.uint8))
+    assert [len(batch) for batch in crowd.release()] == [3, 3, 1]
+
+
+def test_work_that_is_given_up_leaves_the_others_alone() -> None:
+    def give_up() -> None:
+        raise InterruptedError
+
+    crowd = Crowd(Gated())
+    unwanted = crowd.send(np.full((32, 32 * 10, 3), 10, np.uint8), give_up)
+    wanted = crowd.send(np.full((20, 20, 3), 200, np.uint8))
+    batches = crowd.release()
+    with pytest.raises(InterruptedError):
+        unwanted.result(10)
+    assert wanted.result(10)
+    assert [int(batch[0].max()) for batch in batches] == [200]
+
+
+def test_a_failing_batch_fails_its_pictures_and_no_later_ones() -> None:
+    class Failing(Upscaler):
+        def run(self, parts) -> Outputs:
+            if parts[0].max() == 13:
+                raise FloatingPointError("not finite")
+            return super().run(parts)
+
+    upscaler = Failing(build_generator(GeneratorConfig(1, 4), 0), "fp32", 32)
+    scheduler = Scheduler()
+    with pytest.raises(FloatingPointError):
+        scheduler.upscale(upscaler, np.full((20, 100, 3), 13, np.uint8), nothing)
+    assert scheduler.upscale(upscaler, np.full((20, 20, 3), 7, np.uint8), nothing)[0].shape == (80, 80, 3)
