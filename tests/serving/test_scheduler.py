@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from fakes import photograph
+from srgan_ray.data.images import encode
 from srgan_ray.models.generator import GeneratorConfig, build_generator
 from srgan_ray.models.upscaler import Outputs, Upscaler
 from srgan_ray.serving import scheduler as scheduler_module
+from srgan_ray.serving.handler import Handler, ModelConfig
 from srgan_ray.serving.scheduler import Scheduler
 
 
@@ -128,3 +130,16 @@ def test_a_failing_batch_fails_its_pictures_and_no_later_ones() -> None:
     with pytest.raises(FloatingPointError):
         scheduler.upscale(upscaler, np.full((20, 100, 3), 13, np.uint8), nothing)
     assert scheduler.upscale(upscaler, np.full((20, 20, 3), 7, np.uint8), nothing)[0].shape == (80, 80, 3)
+
+
+def test_tiles_that_needed_fp32_are_counted_for_their_picture(generator_file: str, monkeypatch) -> None:
+    run = Upscaler.run
+
+    def overflow_where_dark(self, parts) -> Outputs:
+        return Outputs(run(self, parts).parts, [bool(part.max() < 100) for part in parts])
+
+    monkeypatch.setattr(Upscaler, "run", overflow_where_dark)
+    handler = Handler(ModelConfig(generator_file, precision="bf16"))
+    dark, bright = (encode(np.full((20, 400, 3), level, np.uint8), "png") for level in (10, 200))
+    assert handler.upscale(dark, "png", None).precision == "bf16, 3 tiles in fp32"
+    assert handler.upscale(bright, "png", None).precision == "bf16"
