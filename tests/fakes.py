@@ -1,5 +1,6 @@
 """Photographs, shard sets and generators that tests make up."""
 
+import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from srgan_ray.data.storage import Folder
 from srgan_ray.models.artifact import Card, save_generator
 from srgan_ray.models.generator import GeneratorConfig, build_generator
 
+SMALL = GeneratorConfig(num_blocks=1, num_features=8)
+
 
 def photograph(seed: int, height: int = 120, width: int = 152) -> np.ndarray:
     """Smooth colour fields with edges, `uint8` RGB (height, width, 3): there is something to learn in it."""
@@ -24,10 +27,9 @@ def photograph(seed: int, height: int = 120, width: int = 152) -> np.ndarray:
     return np.clip(128 + 50 * np.stack(waves, -1) + 40 * stripes[..., None], 0, 255).astype(np.uint8)
 
 
-def write_generator(path: Path, seed: int, name: str) -> str:
-    generator = build_generator(GeneratorConfig(1, 8), seed)
-    sizes = {"num_blocks": 1, "num_features": 8}
-    card = Card(name, sizes, "opencv_cubic", "train", 5, "random, seed 0", {}, {}, "hash")
+def write_generator(path: Path, seed: int, name: str, config: GeneratorConfig = SMALL) -> str:
+    generator = build_generator(config, seed)
+    card = Card(name, dataclasses.asdict(config), "opencv_cubic", "train", 5, "random, seed 0", {}, {}, "hash")
     save_generator(path, generator.state_dict(), card)
     return str(path)
 

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fakes import photograph
+from fakes import photograph, write_generator
 from srgan_ray.data import images
 from srgan_ray.demo import free_port
 from srgan_ray.errors import InputError
 from srgan_ray.models.artifact import load_generator
+from srgan_ray.models.generator import GeneratorConfig
 from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.serving.handler import ModelConfig
 from srgan_ray.serving.protocol import Limits, ServeConfig
@@ -65,6 +67,23 @@ def test_the_endpoint_answers_and_refuses_over_http(generator_file: str, ray_clu
                 assert json.loads(body)["status"] == 503
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"{url}/healthz", timeout=2)
+
+
+def test_a_client_that_leaves_frees_its_place(ray_cluster: None, tmp_path: Path) -> None:
+    from srgan_ray.on_ray.app import endpoint
+
+    generator = write_generator(tmp_path / "slow.safetensors", 0, "slow", GeneratorConfig(16, 64))
+    config = ServeConfig(ModelConfig(generator), Limits(max_waiting=1), port=free_port())
+    small, large = (images.encode(photograph(0, *size), "jpeg") for size in ((8, 8), (1200, 1600)))
+    with endpoint(config) as url:
+        request = urllib.request.Request(f"{url}/upscale", large, {"Content-Type": "image/jpeg"})
+        with pytest.raises(TimeoutError):
+            urllib.request.urlopen(request, timeout=2)
+        started = time.monotonic()
+        while (status := post(url, small)[0]) == 503:
+            assert time.monotonic() - started < 5, "the place is still taken"
+            time.sleep(0.1)
+        assert status == 200
 
 
 def test_a_taken_port_is_refused(generator_file: str, ray_cluster: None) -> None:
