@@ -12,6 +12,11 @@ from PIL import Image, ImageOps
 
 READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 WRITABLE_FORMATS = ("png", "jpeg", "webp")
+SAVE_OPTIONS: dict[str, dict[str, int]] = {
+    "png": {"compress_level": 3},
+    "jpeg": {"quality": 95, "subsampling": 0},
+    "webp": {"quality": 95},
+}
 MAX_DECODED_PIXELS = 100_000_000
 WEBP_MAX_SIDE_PX = 16383
 EXIF_ORIENTATION = 0x0112
@@ -94,9 +99,8 @@ def decode(encoded: bytes) -> np.ndarray:
 
 def encode(image: np.ndarray, format: str) -> bytes:
     """`uint8` RGB (H, W, 3) to the bytes of a "png" (lossless), "jpeg" or "webp" (both at quality 95) file."""
-    options = {"png": {"compress_level": 3}, "jpeg": {"quality": 95, "subsampling": 0}, "webp": {"quality": 95}}[format]
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format=format, **options)
+    Image.fromarray(image).save(buffer, format=format, **SAVE_OPTIONS[format])
     return buffer.getvalue()
 
 

@@ -15,16 +15,18 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
-from srgan_ray.data.images import EXIF_ORIENTATION, UnreadableImage, UnsupportedFormat, open_image
+from srgan_ray.data.images import (
+    EXIF_ORIENTATION,
+    SAVE_OPTIONS,
+    WEBP_MAX_SIDE_PX,
+    UnreadableImage,
+    UnsupportedFormat,
+    open_image,
+)
 
 EXIF_IFD, PIXEL_X_DIMENSION, PIXEL_Y_DIMENSION = 0x8769, 0xA002, 0xA003
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCH = 0x011A, 0x011B, 0x0128, 2
-MAX_SIDE_PX = {"png": 2**31 - 1, "jpeg": 65535, "webp": 16383}
-SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    "png": {"compress_level": 3},
-    "jpeg": {"quality": 95, "subsampling": 0},
-    "webp": {"quality": 95},
-}
+MAX_SIDE_PX = {"png": 2**31 - 1, "jpeg": 65535, "webp": WEBP_MAX_SIDE_PX}
 PNG_SIGNATURE_AND_HEADER = 8 + 25
 INCHES_PER_METRE = 1 / 0.0254
 
