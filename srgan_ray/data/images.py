@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image, ImageOps
 
 READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
-WRITABLE_FORMATS = ("png", "jpeg", "webp")
 SAVE_OPTIONS: dict[str, dict[str, int]] = {
     "png": {"compress_level": 3},
     "jpeg": {"quality": 95, "subsampling": 0},

@@ -15,7 +15,7 @@ from srgan_ray.evaluation.diagnostics import consistency_db
 from srgan_ray.models.artifact import PERCEPTUAL, PSNR, find_generator, interpolate, load_generator
 from srgan_ray.models.precision import FP32
 from srgan_ray.models.upscaler import Upscaler
-from srgan_ray.serving.picture import Picture, decode_picture, encode_picture, enlarge, over_white
+from srgan_ray.serving.picture import Picture, check_fits, decode_picture, encode_picture, enlarge, over_white
 from srgan_ray.serving.scheduler import Scheduler
 
 FIDELITIES_KEPT = 4
@@ -82,6 +82,7 @@ class Handler:
         """
         started = time.perf_counter()
         picture = decode_picture(encoded)
+        check_fits(picture, format)
         # bf16 tells 256 levels apart, and fewer in the brighter half
         precision = FP32 if picture.colour.dtype == np.uint16 else self._config.precision
         upscaler = self._upscaler(fidelity, precision)

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
+from srgan_ray.data.degrade import SCALE
 from srgan_ray.data.images import (
     EXIF_ORIENTATION,
     SAVE_OPTIONS,
@@ -79,6 +80,13 @@ def decode_picture(encoded: bytes) -> Picture:
     return Picture(pixels[..., :num_colours], alpha, profile if profile[16:20] == kind else b"", dpi, exif)
 
 
+def check_fits(picture: Picture, format: str) -> None:
+    """Raise TooLargeForFormat where the format cannot hold the picture at four times its size."""
+    height, width = (SCALE * side for side in picture.colour.shape[:2])
+    if max(height, width) > MAX_SIDE_PX[format]:
+        raise TooLargeForFormat(f"{width}x{height} pixels; {format} holds at most {MAX_SIDE_PX[format]} a side")
+
+
 def enlarge(picture: Picture, upscale: Callable[[np.ndarray], np.ndarray]) -> Picture:
     """The picture at four times its size. `upscale` takes and gives RGB (h, w, 3) of the picture's own depth.
 
@@ -104,11 +112,8 @@ def enlarge(picture: Picture, upscale: Callable[[np.ndarray], np.ndarray]) -> Pi
 def encode_picture(picture: Picture, format: str) -> bytes:
     """The bytes of a "png" (lossless), "jpeg" or "webp" (both at quality 95) file.
 
-    Only PNG holds 16 bit; JPEG has no transparency, which is laid over white. Raises TooLargeForFormat.
+    Only PNG holds 16 bit; JPEG has no transparency, which is laid over white.
     """
-    height, width = picture.colour.shape[:2]
-    if max(height, width) > MAX_SIDE_PX[format]:
-        raise TooLargeForFormat(f"{width}x{height} pixels; {format} holds at most {MAX_SIDE_PX[format]} a side")
     if picture.colour.dtype == np.uint16 and format == "png":
         return _encode_png_16_bits(picture)
     pixels = over_white(picture) if format == "jpeg" else _stack(picture)

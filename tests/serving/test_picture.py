@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, ImageOps
 from fakes import photograph
 from srgan_ray.data.images import EXIF_ORIENTATION, UnreadableImage, UnsupportedFormat
 from srgan_ray.serving import picture as picture_module
-from srgan_ray.serving.picture import TooLargeForFormat, decode_picture, encode_picture, enlarge
+from srgan_ray.serving.picture import TooLargeForFormat, check_fits, decode_picture, encode_picture, enlarge
 
 COLOUR = photograph(1, 24, 36)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -228,7 +228,8 @@ def test_a_transparent_colour_of_a_palette_and_of_rgb() -> None:
 def test_what_a_format_cannot_hold_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(picture_module.MAX_SIDE_PX, "webp", 100)
     with pytest.raises(TooLargeForFormat, match="144x96 pixels; webp holds at most 100"):
-        through(save(Image.fromarray(COLOUR), "PNG"), "webp")
+        check_fits(decode_picture(save(Image.fromarray(COLOUR), "PNG")), "webp")
+    check_fits(decode_picture(save(Image.fromarray(COLOUR[:25, :25]), "PNG")), "webp")
 
 
 def test_pixels_of_32_bit_and_damaged_ones_are_refused() -> None:
