@@ -18,7 +18,7 @@ from srgan_ray.errors import InputError
 from srgan_ray.evaluation.diagnostics import checkerboard, colour_drift, consistency_db
 from srgan_ray.evaluation.metrics import BORDER_PX, Measurement, Protocol, as_json, average, measure
 from srgan_ray.evaluation.niqe import BLOCK_PX, MIN_BLOCKS, PristineModel, count_blocks, load_pristine_model, niqe
-from srgan_ray.models.artifact import PERCEPTUAL, find_generator, load_generator
+from srgan_ray.models.artifact import PSNR, find_generator, load_generator
 from srgan_ray.models.upscaler import Upscaler
 
 BICUBIC = "bicubic"
@@ -40,8 +40,8 @@ class EvaluateConfig:
     """Folder of LR images with the names of the HR images; without it, LR is made from HR."""
     degradation: str = ""
     """How LR is made from HR: opencv_cubic or matlab_bicubic, which papers use and is taken where nothing is given."""
-    generator: str = PERCEPTUAL
-    """A released generator (perceptual or psnr), a generator file, or the run folder that holds it."""
+    generator: str = PSNR
+    """A released generator (psnr or perceptual), a generator file, or the run folder that holds it."""
     precision: str = "auto"
     """bf16, fp32, or auto: bf16 where the hardware multiplies it natively."""
     json: str = ""

@@ -17,8 +17,8 @@ from srgan_ray.models.generator import Generator, GeneratorConfig
 
 ARCHITECTURE = "srresnet"
 FILE_NAME = "generator.safetensors"
-PERCEPTUAL, PSNR = "perceptual", "psnr"
-RELEASED = {name: Path(__file__).parent.parent / "weights" / f"{name}.safetensors" for name in (PERCEPTUAL, PSNR)}
+PSNR = "psnr"
+RELEASED = {name: Path(__file__).parent.parent / "weights" / f"{name}.safetensors" for name in (PSNR, "perceptual")}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ class UpscaleConfig:
     """Folder for the results, which keep their names, and for manifest.jsonl."""
     model: Annotated[ModelConfig, tyro.conf.arg(name="")] = ModelConfig()
     fidelity: float | None = None
-    """From 0 (as --generator) to 1 (as --fidelity-generator, or the released psnr)."""
+    """From 0 (as --generator) to 1 (as --fidelity-generator)."""
     format: Literal["png", "jpeg", "webp"] = "png"
     """Of the results."""
 
@@ -36,7 +36,7 @@ class UpscaleConfig:
             raise InputError("INPUT is missing; wanted one or more image files or folders")
         if self.fidelity is not None and not 0 <= self.fidelity <= 1:
             raise InputError(f"--fidelity {self.fidelity}; wanted 0 to 1")
-        if self.fidelity is not None and not self.model.faithful:
+        if self.fidelity is not None and not self.model.fidelity_generator:
             raise InputError(f"--fidelity {self.fidelity}; wanted --fidelity-generator beside it, to blend with")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from srgan_ray.data.crops import MIXED
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.diagnostics import consistency_db
-from srgan_ray.models.artifact import PERCEPTUAL, PSNR, find_generator, interpolate, load_generator
+from srgan_ray.models.artifact import PSNR, find_generator, interpolate, load_generator
 from srgan_ray.models.precision import FP32
 from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.serving.picture import Picture, check_fits, decode_picture, encode_picture, enlarge, over_white
@@ -25,18 +25,12 @@ FIDELITIES_KEPT = 4
 class ModelConfig:
     """Which generator upscales, and how."""
 
-    generator: str = PERCEPTUAL
-    """A released generator (perceptual or psnr), a generator file, or the run folder that holds it."""
+    generator: str = PSNR
+    """A released generator (psnr or perceptual), a generator file, or the run folder that holds it."""
     fidelity_generator: str = ""
-    """A second, PSNR-oriented generator of the same size: fidelity 1 gives this one, 0 the first, between a blend.
-    Beside the released perceptual one it is psnr where nothing is given."""
+    """A second, PSNR-oriented generator of the same size: fidelity 1 gives this one, 0 the first, between a blend."""
     precision: str = "auto"
     """bf16, fp32, or auto: bf16 where the hardware multiplies it natively."""
-
-    @property
-    def faithful(self) -> str:
-        """The second generator; empty where there is none."""
-        return self.fidelity_generator or (PSNR if self.generator == PERCEPTUAL else "")
 
 
 class Upscaled(NamedTuple):
@@ -59,8 +53,8 @@ class Handler:
         self._config = config
         self._generator, self.card = load_generator(find_generator(config.generator))
         self._faithful = None
-        if config.faithful:
-            self._faithful, _ = load_generator(find_generator(config.faithful))
+        if config.fidelity_generator:
+            self._faithful, _ = load_generator(find_generator(config.fidelity_generator))
             interpolate(self._generator, self._faithful, 0)
         self._upscaler = functools.lru_cache(FIDELITIES_KEPT)(self._make_upscaler)
         self._scheduler = Scheduler()

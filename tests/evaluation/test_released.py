@@ -1,0 +1,65 @@
+"""The released generators keep what their card says, on photographs that everybody has."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from skimage.data import astronaut, chelsea, coffee
+
+from srgan_ray.data import images
+from srgan_ray.evaluation.benchmark import FROM_FILES, compare, load_pairs
+from srgan_ray.models.artifact import RELEASED, load_generator
+from srgan_ray.models.upscaler import Upscaler
+from srgan_ray.serving.handler import Handler, ModelConfig
+
+
+@pytest.fixture(scope="module")
+def upscalers() -> dict[str, Upscaler]:
+    return {name: Upscaler(load_generator(path)[0]) for name, path in RELEASED.items()}
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("photographs")
+    for name, photograph in {"astronaut": astronaut(), "chelsea": chelsea(), "coffee": coffee()}.items():
+        (folder / f"{name}.png").write_bytes(images.encode(photograph, "png"))
+    return str(folder)
+
+
+def sharpness(levels: np.ndarray) -> float:
+    """Mean squared difference of neighbours."""
+    return float(np.square(np.diff(levels.astype(np.float64), axis=1)).mean())
+
+
+@pytest.mark.parametrize("degradation", ["opencv_cubic", "matlab_bicubic"])
+def test_one_gains_and_the_other_is_sharp(upscalers: dict[str, Upscaler], photographs: str, degradation: str) -> None:
+    pairs = load_pairs(photographs, "", degradation)
+    table = compare(pairs, upscalers, degradation)
+    bicubic, psnr, perceptual = (table[name] for name in ("bicubic", "psnr", "perceptual"))
+    assert psnr["psnr_y"].gain_over(bicubic["psnr_y"]) > 1
+    assert perceptual["psnr_y"].value < psnr["psnr_y"].value
+    assert perceptual["colour_drift"].value < 2
+    assert perceptual["consistency"].value > 30
+    for pair in pairs:
+        soft, sharp, hr = (sharpness(levels) for levels in (
+            upscalers["psnr"](pair.lr), upscalers["perceptual"](pair.lr), pair.hr))  # fmt: skip
+        assert abs(np.log(sharp / hr)) < abs(np.log(soft / hr)), "the perceptual one is about as sharp as HR"
+
+
+def test_the_published_set(upscalers: dict[str, Upscaler], benchmarks: Path) -> None:
+    pairs = load_pairs(str(benchmarks / "Set5" / "HR"), str(benchmarks / "Set5" / "LR_bicubic_x4"), FROM_FILES)
+    assert compare(pairs, {"psnr": upscalers["psnr"]}, FROM_FILES)["psnr"]["psnr_y"].value > 30.5
+
+
+def test_the_cards_tell_how_they_were_made() -> None:
+    cards = {name: load_generator(path)[1] for name, path in RELEASED.items()}
+    assert {name: (card.name, card.stage, card.degradation) for name, card in cards.items()} == {
+        "psnr": ("psnr", "pretrain", "mixed"),
+        "perceptual": ("perceptual", "train", "mixed"),
+    }
+    assert "random" not in cards["perceptual"].vgg_weights
+    assert cards["psnr"].data_hash == cards["perceptual"].data_hash
+
+
+def test_the_faithful_one_is_served_where_nothing_is_said() -> None:
+    assert Handler(ModelConfig()).card.name == "psnr"
