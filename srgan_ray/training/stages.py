@@ -76,7 +76,7 @@ def load_init(config: TrainConfig) -> Generator:
     folder, name = split(location)
     if not folder.has(name):
         raise InputError(
-            f"--init {location} does not exist; wanted a released generator, a run folder or a generator file"
+            f"--init {location} does not exist; wanted a run folder, a generator file, or a released generator"
         )
     generator, _ = load_generator(location)
     return generator
