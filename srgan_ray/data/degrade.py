@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 SCALE = 4
+BLOCK_PX = 256  # columns that are resized at a time: as float32 they fit the cache, a whole large image fits no memory
 # Keys' cubic kernel (a = -0.5) at distances of odd eighths of an LR pixel: every weight is a whole number of 1/1024
 # (of 1/4096 for the widened kernel), so that sums of 16 products with uint8 values are exact in float32 and the
 # result equals MATLAB's float64 bit for bit.
@@ -65,9 +66,15 @@ def _lr_shape(hr: np.ndarray) -> tuple[int, int]:
 
 
 def _both_axes(image: np.ndarray, resize_rows: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    rows_done = resize_rows(image.astype(np.float32))
-    both_done = resize_rows(np.ascontiguousarray(rows_done.transpose(1, 0, 2)))
-    return np.ascontiguousarray(both_done.transpose(1, 0, 2).astype(np.uint8))
+    rows_done = _in_blocks(image, resize_rows)
+    both_done = _in_blocks(rows_done.transpose(1, 0, 2), resize_rows)
+    return np.ascontiguousarray(both_done.transpose(1, 0, 2))
+
+
+def _in_blocks(image: np.ndarray, resize_rows: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    blocks = [image[:, start : start + BLOCK_PX] for start in range(0, image.shape[1], BLOCK_PX)]
+    resized = [resize_rows(np.ascontiguousarray(block, np.float32)).astype(np.uint8) for block in blocks]
+    return np.concatenate(resized, axis=1)
 
 
 def _shrink_rows(image: np.ndarray) -> np.ndarray:

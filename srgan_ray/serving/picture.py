@@ -133,8 +133,8 @@ def over_white(picture: Picture) -> np.ndarray:
     colour = _to_8_bits(picture.colour)
     if picture.alpha is None:
         return colour
-    opacity = _to_8_bits(picture.alpha).astype(np.float32) / 255
-    return np.floor(colour * opacity + 255 * (1 - opacity) + 0.5).astype(np.uint8)
+    alpha = _to_8_bits(picture.alpha).astype(np.uint16)
+    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def _stack(picture: Picture) -> np.ndarray:
@@ -145,7 +145,9 @@ def _stack(picture: Picture) -> np.ndarray:
 
 def _to_8_bits(levels: np.ndarray) -> np.ndarray:
     """`uint16` to `uint8`, rounded; `uint8` as it is."""
-    return levels if levels.dtype == np.uint8 else ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if levels.dtype == np.uint8:
+        return levels
+    return cv2.convertScaleAbs(levels, alpha=1 / 257).reshape(levels.shape)
 
 
 def _layout(image: Image.Image) -> str:
@@ -229,7 +231,7 @@ def _shrink(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _mean(channels: np.ndarray) -> np.ndarray:
     """(H, W, 3) to (H, W, 1), rounded, in the same depth."""
-    return np.floor(channels.mean(axis=2, keepdims=True) + 0.5).astype(channels.dtype)
+    return ((channels.sum(axis=2, keepdims=True, dtype=np.uint32) + 1) // 3).astype(channels.dtype)
 
 
 def _exif_bytes(picture: Picture, format: str) -> bytes:
