@@ -1,17 +1,24 @@
 """Photographs, shard sets and generators that tests make up."""
 
+import contextlib
 import dataclasses
 import tempfile
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import uvicorn
+from fastapi import FastAPI
 
 from srgan_ray.data import images
 from srgan_ray.data.manifest import Manifest, Request, delete_parts, hash_data, write_manifest
 from srgan_ray.data.shards import plan_shards, read_findings, write_part, write_shard
 from srgan_ray.data.sources import list_photographs
 from srgan_ray.data.storage import Folder
+from srgan_ray.demo import free_port
 from srgan_ray.models.artifact import Card, save_generator
 from srgan_ray.models.generator import GeneratorConfig, build_generator
 
@@ -32,6 +39,20 @@ def write_generator(path: Path, seed: int, name: str, config: GeneratorConfig = 
     card = Card(name, dataclasses.asdict(config), "opencv_cubic", "train", 5, "random, seed 0", {}, {}, "hash")
     save_generator(path, generator.state_dict(), card)
     return str(path)
+
+
+@contextlib.contextmanager
+def served(api: FastAPI) -> Iterator[str]:
+    """The URL of an API that listens on a real socket."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
 
 
 def make_shards(location: Path | str, request: Request) -> Manifest:

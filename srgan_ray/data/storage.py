@@ -124,12 +124,12 @@ class Folder:
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
-        filesystem, root = resolve(self.location)
-        try:
-            [info] = filesystem.get_file_info([f"{root}/{name}"])
-        except OSError as error:
-            raise InputError(f"{self.location} cannot be read: {_first_line(error)}") from error
-        return bool(info.type == pyarrow.fs.FileType.File)
+        return bool(self._info(name).is_file)
+
+    def version(self, name: str) -> str:
+        """Another one for each time that the file is replaced; empty where there is no such file."""
+        info = self._info(name)
+        return f"{self.location}/{name} {info.size} {info.mtime_ns}" if info.is_file else ""
 
     def open(self, name: str) -> Any:
         """A seekable pyarrow file to read from."""
@@ -160,6 +160,14 @@ class Folder:
             filesystem.delete_file(f"{root}/{name}")
             if not is_uri(self.location):
                 _remove_empty_folders(Path(root), (Path(root) / name).parent)
+
+    def _info(self, name: str) -> Any:
+        filesystem, root = resolve(self.location)
+        try:
+            [info] = filesystem.get_file_info([f"{root}/{name}"])
+        except OSError as error:
+            raise InputError(f"{self.location} cannot be read: {_first_line(error)}") from error
+        return info
 
 
 def _write_local(path: Path, content: bytes | memoryview) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -9,23 +10,25 @@ from fastapi import FastAPI
 from ray import serve
 
 from srgan_ray.errors import InputError
-from srgan_ray.on_ray.cluster import largest_node
+from srgan_ray.on_ray.cluster import largest_node, total_cpus
 from srgan_ray.serving.handler import Handler
-from srgan_ray.serving.protocol import ServeConfig
+from srgan_ray.serving.protocol import Scaling, ServeConfig
 
 NAME = "srgan-ray"
+FOLLOW_EVERY_S = 5
+# A replica with so many requests has its generator busy while the others decode, encode or wait for their turn.
+REQUESTS_PER_REPLICA = 4
+STOPPING_S = 5  # beside the time limit of the requests that a stopping replica still answers
 
 
 @contextlib.contextmanager
 def endpoint(config: ServeConfig) -> Iterator[str]:
-    """The running endpoint's URL; stopped at the end. A Serve that ran before goes on, with its own host and port.
+    """The running endpoint's URL; at the end it answers the requests it has, and stops. A Serve that ran before goes
+    on, with its own host and port.
 
     Raises InputError where the port is taken or no node has so many CPUs.
     """
-    largest = largest_node()
-    num_cpus = config.num_cpus or int(largest["CPU"])
-    if num_cpus > largest["CPU"]:
-        raise InputError(f"--num-cpus {num_cpus}; the largest node has {int(largest['CPU'])}: wanted at most that many")
+    application = build_application(config)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     ran_before = bool(serve.status().proxies)
     try:
@@ -38,24 +41,60 @@ def endpoint(config: ServeConfig) -> Iterator[str]:
             ) from error
         raise
     try:
-        serve.run(_build_application(config, num_cpus, bool(largest.get("GPU"))), name=NAME, route_prefix="/")
+        serve.run(application, name=NAME, route_prefix="/")
         yield f"http://{config.host}:{config.port}"
     finally:
-        serve.delete(NAME) if ran_before else serve.shutdown()
+        serve.delete(NAME)
+        if not ran_before:
+            serve.shutdown()
 
 
-def _build_application(config: ServeConfig, num_cpus: int, use_gpu: bool) -> serve.Application:
+def build_application(config: ServeConfig) -> serve.Application:
+    """The endpoint for this cluster. Raises InputError where no node has so many CPUs."""
+    num_cpus = _cpus_of_a_replica(config.scaling)
+    limits = config.limits
+
     def build_in_replica() -> FastAPI:
+        from srgan_ray.on_ray.serve_watch import ServeWatch
         from srgan_ray.serving.api import build_api
 
         torch.set_num_threads(num_cpus)
-        return build_api(Handler(config.model), config.limits)
+        handler = Handler(config.model, ServeWatch())
+        handler.follow(FOLLOW_EVERY_S)
+        return build_api(handler, limits)
 
     deployment = serve.deployment(
         name="Upscaler",
-        ray_actor_options={"num_cpus": num_cpus, "num_gpus": int(use_gpu)},
+        ray_actor_options={"num_cpus": num_cpus, "num_gpus": int(bool(largest_node().get("GPU")))},
         # Requests queue in the API, whose refusals are problem+json; Serve's own limit lies behind it.
-        max_ongoing_requests=4 * config.limits.max_waiting,
-        max_queued_requests=4 * config.limits.max_waiting,
+        max_ongoing_requests=4 * limits.max_waiting,
+        max_queued_requests=4 * limits.max_waiting,
+        autoscaling_config=_autoscaling(config.scaling),
+        graceful_shutdown_timeout_s=limits.time_limit_s + STOPPING_S,
+        graceful_shutdown_wait_loop_s=0.2,
+        logging_config={"encoding": "JSON", "enable_access_log": False},  # the API writes a line for each request
     )
     return deployment(serve.ingress(build_in_replica)()).bind()
+
+
+def _cpus_of_a_replica(scaling: Scaling) -> int:
+    largest = int(largest_node()["CPU"])
+    num_cpus = scaling.num_cpus or min(largest, max(1, total_cpus() // scaling.max_replicas))
+    if num_cpus > largest:
+        raise InputError(f"--num-cpus {num_cpus}; the largest node has {largest}: wanted at most that many")
+    return num_cpus
+
+
+def _autoscaling(scaling: Scaling) -> serve.config.AutoscalingConfig:
+    with warnings.catch_warnings():
+        # Deprecated, but what Ray 2.60 names in its place is not read: without it nothing happens for 10 s.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return serve.config.AutoscalingConfig(
+            min_replicas=scaling.min_replicas,
+            max_replicas=scaling.max_replicas,
+            target_ongoing_requests=REQUESTS_PER_REPLICA,
+            upscale_delay_s=scaling.scale_up_after_s,
+            downscale_delay_s=scaling.scale_down_after_s,
+            look_back_period_s=2,
+            metrics_interval_s=0.5,
+        )

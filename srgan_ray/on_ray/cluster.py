@@ -10,6 +10,11 @@ def largest_node() -> dict[str, float]:
     return max(_nodes(), key=lambda node: node.get("CPU", 0))
 
 
+def total_cpus() -> int:
+    """Of all nodes together."""
+    return sum(int(node.get("CPU", 0)) for node in _nodes())
+
+
 def share_for(worker_counts: range) -> tuple[int, bool]:
     """The CPUs for each worker, and whether each gets a GPU.
 

@@ -1,9 +1,8 @@
 """The HTTP interface, as a FastAPI application around a Handler."""
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
+import functools
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
@@ -13,13 +12,13 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from srgan_ray.data import images
-from srgan_ray.serving.handler import Cancellation, Handler, Upscaled
-from srgan_ray.serving.picture import TooLargeForFormat
-from srgan_ray.serving.protocol import MEDIA_TYPES, PROBLEM_TYPE, Limits, Problem
+from srgan_ray.serving.handler import Handler, Upscaled
+from srgan_ray.serving.protocol import MEDIA_TYPES, MEGA, PROBLEM_TYPE, Limits, Problem
+from srgan_ray.serving.queue import Queue, recorded
+from srgan_ray.serving.watch import Record, Watch
 from srgan_ray.serving.web import build_page
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-MEGA = 1_000_000
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BODY = {
     "requestBody": {
@@ -34,6 +33,7 @@ _BODY = {
 }
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"description": "Not an image, or damaged"},
+    408: {"description": "The body did not arrive within the time limit"},
     413: {"description": "Too many bytes or pixels"},
     415: {"description": "A type that is not read"},
     422: {"description": "A parameter out of range"},
@@ -45,7 +45,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 def build_api(handler: Handler, limits: Limits) -> FastAPI:
     """The application: `GET /`, `POST /upscale`, `GET /healthz`, `GET /docs`."""
     api = FastAPI(title="srgan_ray", summary="Photographs at four times their size", redoc_url=None)
-    queue = Queue(handler, limits)
+    queue, watch = Queue(handler, limits), handler.watch
     html, policy = build_page()
 
     @api.get("/healthz")
@@ -83,80 +83,41 @@ def build_api(handler: Handler, limits: Limits) -> FastAPI:
         fidelity: Annotated[float | None, Query(ge=0, le=1)] = None,
     ) -> Response:
         """A photograph (body, or multipart field `file`), back at four times its size."""
-        if fidelity is not None and not handler.has_fidelity:
-            raise Problem(422, "fidelity: this endpoint serves one generator; wanted `serve --fidelity-generator`")
-        with queue.place():
-            encoded = await read_image(request, limits)
-            check_header(encoded, limits)
-            result = await queue.upscale(encoded, format, fidelity)
+        record = Record(format=format, fidelity=fidelity)
+        with recorded(watch, record):
+            if fidelity is not None and not handler.has_fidelity:
+                raise Problem(422, "fidelity: this endpoint serves one generator; wanted `serve --fidelity-generator`")
+            with queue.place():
+                encoded = await read_image(request, limits)
+                num_px = check_header(encoded, limits)
+                record.megapixels = num_px / MEGA
+                result = await queue.upscale(encoded, num_px, format, fidelity)
+            record.work = result.work
         return Response(result.encoded, media_type=MEDIA_TYPES[format], headers=describe(result))
 
     api.add_exception_handler(Problem, _answer_problem)
-    api.add_exception_handler(RequestValidationError, _answer_invalid)
+    api.add_exception_handler(RequestValidationError, functools.partial(_answer_invalid, watch))
     api.add_exception_handler(HTTPException, _answer_http)
     api.add_exception_handler(Exception, _answer_unexpected)
     return api
 
 
-class Queue:
-    """Gives each request a thread to decode, wait for the model and encode in; refuses when too many are inside."""
-
-    def __init__(self, handler: Handler, limits: Limits) -> None:
-        self._handler, self._limits = handler, limits
-        self._executor = ThreadPoolExecutor(limits.max_waiting, thread_name_prefix="upscale")
-        self._num_inside = 0
-
-    @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """A place in the queue, held while inside the `with`. Raises Problem 503 when there is none."""
-        if self._num_inside >= self._limits.max_waiting:
-            detail = f"{self._num_inside} requests are waiting, which is the limit; wanted a later try"
-            raise Problem(503, detail, {"Retry-After": "5"})
-        self._num_inside += 1
-        try:
-            yield
-        finally:
-            self._num_inside -= 1
-
-    async def upscale(self, encoded: bytes, format: str, fidelity: float | None) -> Upscaled:
-        """The handler's answer. Problem 504 after the time limit; then, or when the client leaves, work stops."""
-        cancellation = Cancellation()
-        work = asyncio.get_running_loop().run_in_executor(
-            self._executor, self._handler.upscale, encoded, format, fidelity, cancellation.check
-        )
-        try:
-            return await asyncio.wait_for(work, self._limits.time_limit_s)
-        except TimeoutError as error:
-            raise Problem(
-                504, f"not finished within {self._limits.time_limit_s:g} s; wanted a smaller image"
-            ) from error
-        except images.UnsupportedFormat as error:
-            raise Problem(415, str(error)) from error
-        except images.UnreadableImage as error:
-            raise Problem(400, str(error)) from error
-        except TooLargeForFormat as error:
-            raise Problem(422, f"format: {error}") from error
-        finally:
-            cancellation.cancel()
-
-
 async def read_image(request: Request, limits: Limits) -> bytes:
-    """The image bytes of a request. Raises Problem 413 for too many (before they are all read), 415, or 400."""
-    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    bounded = Request(request.scope, _bounded(request, limits))
-    if content_type.startswith("image/"):
-        return await bounded.body()
-    if content_type == "multipart/form-data":
-        async with bounded.form(max_files=1, max_fields=8) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise Problem(400, "multipart body without a file in the field `file`; wanted an image there")
-            return await file.read()
-    raise Problem(415, f"content type {content_type or 'missing'}; wanted image/* or multipart/form-data")
+    """The image bytes of a request.
+
+    Raises Problem 413 for too many (before they are all read), 408 for a slow sender, 415, or 400.
+    """
+    try:
+        async with asyncio.timeout(limits.receive_limit_s):
+            return await _read_body(request, limits)
+    except TimeoutError as error:
+        raise Problem(
+            408, f"the body had not arrived after {limits.receive_limit_s:g} s; wanted a faster sender"
+        ) from error
 
 
-def check_header(encoded: bytes, limits: Limits) -> None:
-    """Raise Problem 400, 413 or 415 for an image that must not be decoded; reads its header alone."""
+def check_header(encoded: bytes, limits: Limits) -> int:
+    """The number of pixels. Raises Problem 400, 413 or 415 for an image that must not be decoded; reads its header."""
     try:
         header = images.read_header(encoded)
     except images.UnsupportedFormat as error:
@@ -168,6 +129,7 @@ def check_header(encoded: bytes, limits: Limits) -> None:
     if header.width * header.height > limits.max_megapixels * MEGA:
         found = f"{header.width}x{header.height} pixels"
         raise Problem(413, f"{found}; wanted at most {limits.max_megapixels:g} megapixels")
+    return header.width * header.height
 
 
 def describe(result: Upscaled) -> dict[str, str]:
@@ -178,6 +140,20 @@ def describe(result: Upscaled) -> dict[str, str]:
         "X-Seconds": f"{result.seconds:.3f}",
         "X-Consistency-dB": f"{result.consistency_db:.2f}",
     }
+
+
+async def _read_body(request: Request, limits: Limits) -> bytes:
+    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    bounded = Request(request.scope, _bounded(request, limits))
+    if content_type.startswith("image/"):
+        return await bounded.body()
+    if content_type == "multipart/form-data":
+        async with bounded.form(max_files=1, max_fields=8) as form:
+            file = form.get("file")
+            if not isinstance(file, UploadFile):
+                raise Problem(400, "multipart body without a file in the field `file`; wanted an image there")
+            return await file.read()
+    raise Problem(415, f"content type {content_type or 'missing'}; wanted image/* or multipart/form-data")
 
 
 def _bounded(request: Request, limits: Limits) -> Receive:
@@ -203,10 +179,12 @@ async def _answer_problem(_: Request, error: Exception) -> Response:
     return JSONResponse(error.as_json(), error.status, error.headers, PROBLEM_TYPE)
 
 
-async def _answer_invalid(request: Request, error: Exception) -> Response:
+async def _answer_invalid(watch: Watch, request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    return await _answer_problem(request, Problem(422, f"{first['loc'][-1]} {first.get('input')}: {first['msg']}"))
+    problem = Problem(422, f"{first['loc'][-1]} {first.get('input')}: {first['msg']}")
+    watch.answered(Record(problem.status, problem.detail))
+    return await _answer_problem(request, problem)
 
 
 async def _answer_http(request: Request, error: Exception) -> Response:

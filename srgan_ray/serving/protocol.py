@@ -10,6 +10,7 @@ from srgan_ray.errors import InputError
 from srgan_ray.serving.handler import ModelConfig
 
 PROBLEM_TYPE = "application/problem+json"
+MEGA = 1_000_000
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
@@ -21,8 +22,12 @@ class Limits:
     """Megabytes in a body; above it, 413."""
     max_megapixels: float = 4
     """Megapixels of the photograph, told by its header before it is decoded; above it, 413."""
+    max_megapixels_at_once: float = 8
+    """Megapixels decoded at a time; other requests wait for them. 0.1 to 0.3 GB each with its result, by depth."""
     max_waiting: int = 16
-    """Requests that wait or run; above it, 503."""
+    """Requests that wait or run in a replica; above it, 503."""
+    receive_limit_s: float = 60
+    """Seconds for a body to arrive; above it, 408."""
     time_limit_s: float = 120
     """Seconds from the whole body to the answer; above it, 504."""
 
@@ -30,6 +35,36 @@ class Limits:
         for field in dataclasses.fields(self):
             if not getattr(self, field.name) > 0:
                 raise InputError(f"--{field.name.replace('_', '-')} {getattr(self, field.name)}; wanted more than 0")
+        if self.max_megapixels_at_once < self.max_megapixels:
+            raise InputError(
+                f"--max-megapixels-at-once {self.max_megapixels_at_once:g}; wanted at least --max-megapixels, "
+                f"{self.max_megapixels:g}: else the largest photograph never has its turn"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """How many replicas of the generator there are, by how many requests they have."""
+
+    min_replicas: int = 1
+    """Replicas that always run; 0 starts the first one at the first request, which waits for it."""
+    max_replicas: int = 1
+    """Replicas that run at most."""
+    num_cpus: int = 0
+    """CPUs of a replica; 0 shares out all that there are to --max-replicas, at most a whole node to one."""
+    scale_up_after_s: float = 5
+    """Seconds that the replicas must have had too many requests before there are more of them."""
+    scale_down_after_s: float = 300
+    """Seconds that they must have had too few before there are fewer."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_replicas <= self.max_replicas:
+            raise InputError(f"--min-replicas {self.min_replicas}; wanted 0 to --max-replicas, {self.max_replicas}")
+        if self.max_replicas < 1:
+            raise InputError(f"--max-replicas {self.max_replicas}; wanted 1 or more")
+        for name in ("num_cpus", "scale_up_after_s", "scale_down_after_s"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}; wanted 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,18 +73,15 @@ class ServeConfig:
 
     model: Annotated[ModelConfig, tyro.conf.arg(name="")] = ModelConfig()
     limits: Annotated[Limits, tyro.conf.arg(name="")] = Limits()
+    scaling: Annotated[Scaling, tyro.conf.arg(name="")] = Scaling()
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets other machines in."""
     port: int = 8000
     """Port to listen on."""
-    num_cpus: int = 0
-    """CPUs for the generator; 0 takes all of the largest node."""
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
             raise InputError(f"--port {self.port}; wanted 1 to 65535")
-        if self.num_cpus < 0:
-            raise InputError(f"--num-cpus {self.num_cpus}; wanted 0 or more")
 
 
 class Problem(Exception):

@@ -1,6 +1,7 @@
 """The tiles of many pictures through one model: in batches of equal shape, each picture in its turn."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,12 +14,12 @@ MAX_BATCH_PX = {"cpu": 272**2, "cuda": 16 * 272**2}  # LR pixels: a large tile, 
 
 
 class Job:
-    """A picture on its way: the tiles not yet run, and what came out of the others."""
+    """A picture on its way: the tiles not yet run, and in `sr` what came out of the others."""
 
     def __init__(self, upscaler: Upscaler, lr: np.ndarray, check: Callable[[], None]) -> None:
         self.upscaler, self.lr, self.check = upscaler, lr, check
         self.waiting = deque(upscaler.tiles(*lr.shape[:2]))
-        self.num_unfinished = len(self.waiting)
+        self.num_tiles = self.num_unfinished = len(self.waiting)
         self.num_overflowed = 0
         self.sr = empty_output(lr)
         self.done: Future[None] = Future()
@@ -49,13 +50,15 @@ class Scheduler:
     A batch holds tiles of the picture whose turn it is and, as far as they fit, those of others of the same kind.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ran: Callable[[int, float], None]) -> None:
+        """`ran` hears of each batch's number of tiles and seconds."""
+        self._ran = ran
         self._jobs: deque[Job] = deque()  # the first one's turn is next
         self._arrival = threading.Condition()
         threading.Thread(target=self._work, name="tiles", daemon=True).start()
 
-    def upscale(self, upscaler: Upscaler, lr: np.ndarray, check: Callable[[], None]) -> tuple[np.ndarray, int]:
-        """RGB (h, w, 3) to (4h, 4w, 3), and the number of tiles that needed fp32. May be called by many threads.
+    def upscale(self, upscaler: Upscaler, lr: np.ndarray, check: Callable[[], None]) -> Job:
+        """RGB (h, w, 3) to a finished job, whose `sr` is (4h, 4w, 3). May be called by many threads.
 
         `check` is called before each tile and may raise to give up. Raises that, and FloatingPointError.
         """
@@ -64,14 +67,17 @@ class Scheduler:
             self._jobs.append(job)
             self._arrival.notify()
         job.done.result()
-        return job.sr, job.num_overflowed
+        return job
 
     def _work(self) -> None:
         while True:
             with self._arrival:
                 self._arrival.wait_for(self._has_work)
                 batch = self._next_batch()
-            _run([(job, tile) for job, tile in batch if _is_wanted(job)])
+            started = time.perf_counter()
+            if batch := [(job, tile) for job, tile in batch if _is_wanted(job)]:
+                _run(batch)
+                self._ran(len(batch), time.perf_counter() - started)
 
     def _next_batch(self) -> list[tuple[Job, Tile]]:
         first = self._jobs[0]
@@ -97,8 +103,6 @@ def _is_wanted(job: Job) -> bool:
 
 
 def _run(batch: list[tuple[Job, Tile]]) -> None:
-    if not batch:
-        return
     try:
         outputs = batch[0][0].upscaler.run([tile.cut(job.lr) for job, tile in batch])
     except Exception as error:

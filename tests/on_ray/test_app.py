@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +25,7 @@ from srgan_ray.models.artifact import load_generator
 from srgan_ray.models.generator import GeneratorConfig
 from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.serving.handler import ModelConfig
-from srgan_ray.serving.protocol import Limits, ServeConfig
+from srgan_ray.serving.protocol import Limits, Scaling, ServeConfig
 
 pytestmark = pytest.mark.ray
 
@@ -103,9 +106,133 @@ def test_a_taken_port_is_refused(generator_file: str, ray_cluster: None) -> None
 def test_more_cpus_than_there_are_are_refused(generator_file: str, ray_cluster: None) -> None:
     from srgan_ray.on_ray.app import endpoint
 
-    config = ServeConfig(ModelConfig(generator_file), num_cpus=1000)
+    config = ServeConfig(ModelConfig(generator_file), scaling=Scaling(num_cpus=1000))
     with pytest.raises(InputError, match="--num-cpus 1000"), endpoint(config):
         pass
+
+
+class Load:
+    """Clients that post a photograph again and again from so many threads; keeps each answer's status and generator."""
+
+    def __init__(self, url: str, body: bytes, num_clients: int) -> None:
+        self.answers: list[tuple[int, str]] = []
+        self._url, self._body, self._ended = url, body, threading.Event()
+        self._threads = [threading.Thread(target=self._post) for _ in range(num_clients)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _post(self) -> None:
+        while not self._ended.is_set():
+            status, headers, _ = post(self._url, self._body, "image/jpeg")
+            self.answers.append((status, headers.get("x-generator", "")))
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.1)
+
+
+def test_replicas_come_with_load_and_go_without_it(ray_cluster: None, tmp_path: Path) -> None:
+    from ray import serve
+
+    from srgan_ray.on_ray.app import NAME, endpoint
+
+    def num_replicas() -> int:
+        return serve.status().applications[NAME].deployments["Upscaler"].replica_states.get("RUNNING", 0)
+
+    generator = write_generator(tmp_path / "slow.safetensors", 0, "slow", GeneratorConfig(16, 64))
+    scaling = Scaling(min_replicas=1, max_replicas=2, scale_up_after_s=0.5, scale_down_after_s=2)
+    config = ServeConfig(ModelConfig(generator), scaling=scaling, port=free_port())
+    with endpoint(config) as url:
+        assert num_replicas() == 1
+        with Load(url, images.encode(photograph(0, 60, 80), "jpeg"), 12) as load:
+            wait_until(lambda: num_replicas() == 2)
+        wait_until(lambda: num_replicas() == 1)
+        assert post(url, images.encode(photograph(0, 8, 8), "png"))[0] == 200
+    assert {status for status, _ in load.answers} == {200}
+
+
+def test_the_first_request_starts_the_first_replica(generator_file: str, ray_cluster: None) -> None:
+    from srgan_ray.on_ray.app import endpoint
+
+    config = ServeConfig(ModelConfig(generator_file), scaling=Scaling(min_replicas=0), port=free_port())
+    with endpoint(config) as url:
+        assert post(url, images.encode(photograph(0, 8, 8), "png"))[0] == 200
+
+
+def test_requests_that_have_begun_are_answered_before_the_endpoint_stops(ray_cluster: None, tmp_path: Path) -> None:
+    from srgan_ray.on_ray.app import endpoint
+
+    generator = write_generator(tmp_path / "slow.safetensors", 0, "slow", GeneratorConfig(16, 64))
+    config = ServeConfig(ModelConfig(generator), port=free_port())
+    body = images.encode(photograph(0, 300, 400), "jpeg")
+    with ThreadPoolExecutor(3) as executor:
+        with endpoint(config) as url:
+            begun = [executor.submit(post, url, body, "image/jpeg") for _ in range(3)]
+            time.sleep(0.5)
+            assert not any(future.done() for future in begun)
+        assert [future.result()[0] for future in begun] == [200] * 3
+
+
+def test_a_replaced_generator_is_served_without_a_failed_request(ray_cluster: None, tmp_path: Path) -> None:
+    from srgan_ray.on_ray.app import endpoint
+
+    generator = write_generator(tmp_path / "generator.safetensors", 0, "old")
+    config = ServeConfig(ModelConfig(generator), port=free_port())
+    with endpoint(config) as url, Load(url, images.encode(photograph(0, 20, 30), "jpeg"), 4) as load:
+        wait_until(lambda: (200, "old") in load.answers)
+        os.replace(write_generator(tmp_path / "aside.safetensors", 1, "new"), generator)
+        wait_until(lambda: (200, "new") in load.answers)
+        (tmp_path / "generator.safetensors").write_bytes(b"half")
+        time.sleep(6)
+    assert {status for status, _ in load.answers} == {200}
+    assert load.answers[-1] == (200, "new")
+
+
+def test_metrics_and_log_lines_tell_of_each_request(generator_file: str, ray_cluster: None) -> None:
+    import ray
+
+    from srgan_ray.on_ray.app import endpoint
+
+    [node] = ray.nodes()
+    metrics_url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    logs = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs" / "serve"
+
+    def lines() -> list[dict]:
+        files = logs.glob("replica_srgan-ray_*.log")
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+    def metrics() -> str:
+        with urllib.request.urlopen(metrics_url, timeout=10) as answer:
+            return answer.read().decode()
+
+    with endpoint(ServeConfig(ModelConfig(generator_file), port=free_port())) as url:
+        request = urllib.request.Request(
+            f"{url}/upscale?format=webp",
+            images.encode(photograph(0, 20, 50), "png"),
+            {"Content-Type": "image/png", "X-Request-Id": "of-this-test"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert answer.headers["x-request-id"] == "of-this-test"
+        assert post(url, b"no image")[0] == 400
+        wait_until(lambda: any(line.get("request_id") == "of-this-test" for line in lines()))
+        wait_until(lambda: "srgan_requests_total{" in metrics() and 'status="400"' in metrics())
+        exported = metrics()
+    [line] = [line for line in lines() if line.get("request_id") == "of-this-test"]
+    assert (line["status"], line["format"], line["megapixels"], line["num_tiles"]) == (200, "webp", 0.001, 1)
+    assert 0 < line["model_s"] < line["seconds"]
+    for name in ("megapixels_total", "requests_inside", "seconds_bucket", "batch_seconds_bucket", "batch_tiles_bucket"):
+        assert f"ray_srgan_{name}" in exported, name
 
 
 @pytest.mark.slow

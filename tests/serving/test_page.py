@@ -1,22 +1,18 @@
 """The page in a real browser, headless Chromium, against the real API."""
 
-import contextlib
 import io
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import uvicorn
-from fastapi import FastAPI
 from PIL import Image
 
-from fakes import photograph
+from fakes import photograph, served
 from srgan_ray.data import images
-from srgan_ray.demo import free_port
 from srgan_ray.serving.api import build_api
 from srgan_ray.serving.handler import Handler, ModelConfig
 from srgan_ray.serving.protocol import Limits
@@ -26,19 +22,6 @@ CHROMIUM = shutil.which("chromium")
 PHOTOGRAPH = images.encode(photograph(3, 60, 90), "png")
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine")
-
-
-@contextlib.contextmanager
-def served(api: FastAPI) -> Iterator[str]:
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ class Crowd:
     """Pictures that wait while the model is held at its first batch, which is another picture's."""
 
     def __init__(self, upscaler: Gated) -> None:
-        self.upscaler, self.scheduler = upscaler, Scheduler()
+        self.upscaler, self.scheduler = upscaler, Scheduler(lambda *_: None)
         self._executor = ThreadPoolExecutor(32)
         self._first = self._submit(np.zeros((5, 5, 3), np.uint8), nothing)
         assert upscaler.begun.acquire(timeout=10)
@@ -69,12 +69,12 @@ def test_every_picture_comes_out_as_if_alone() -> None:
     upscaler = Upscaler(build_generator(GeneratorConfig(2, 8), 0), "fp32", 32)
     pictures = [photograph(seed, 20 + 9 * seed, 90 - 7 * seed) for seed in range(8)]
     pictures[3] = pictures[3].astype(np.uint16) * 257
-    scheduler = Scheduler()
+    scheduler = Scheduler(lambda *_: None)
     with ThreadPoolExecutor(8) as executor:
         results = list(executor.map(lambda lr: scheduler.upscale(upscaler, lr, nothing), pictures))
-    for (sr, num_overflowed), lr in zip(results, pictures):
-        np.testing.assert_array_equal(sr, upscaler(lr))
-        assert num_overflowed == 0
+    for job, lr in zip(results, pictures):
+        np.testing.assert_array_equal(job.sr, upscaler(lr))
+        assert job.num_overflowed == 0
 
 
 def test_a_small_picture_waits_one_turn_of_a_large_one() -> None:
@@ -126,10 +126,10 @@ def test_a_failing_batch_fails_its_pictures_and_no_later_ones() -> None:
             return super().run(parts)
 
     upscaler = Failing(build_generator(GeneratorConfig(1, 4), 0), "fp32", 32)
-    scheduler = Scheduler()
+    scheduler = Scheduler(lambda *_: None)
     with pytest.raises(FloatingPointError):
         scheduler.upscale(upscaler, np.full((20, 100, 3), 13, np.uint8), nothing)
-    assert scheduler.upscale(upscaler, np.full((20, 20, 3), 7, np.uint8), nothing)[0].shape == (80, 80, 3)
+    assert scheduler.upscale(upscaler, np.full((20, 20, 3), 7, np.uint8), nothing).sr.shape == (80, 80, 3)
 
 
 def test_tiles_that_needed_fp32_are_counted_for_their_picture(generator_file: str, monkeypatch) -> None:

@@ -1,0 +1,134 @@
+"""Generators that are swapped while requests run."""
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fakes import photograph, write_generator
+from srgan_ray.data import images
+from srgan_ray.models.artifact import load_generator
+from srgan_ray.models.generator import GeneratorConfig
+from srgan_ray.models.upscaler import Upscaler
+from srgan_ray.serving.handler import Handler, ModelConfig
+from srgan_ray.serving.watch import Watch
+
+LR = photograph(0, 20, 36)
+PNG = images.encode(LR, "png")
+
+
+class News(Watch):
+    """What was swapped and refused."""
+
+    def __init__(self) -> None:
+        self.swaps: list[str] = []
+        self.failures: list[str] = []
+
+    def swapped(self, detail: str) -> None:
+        self.swaps.append(detail)
+
+    def failed(self, detail: str) -> None:
+        self.failures.append(detail)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A run folder that holds a generator."""
+    write_generator(tmp_path / "generator.safetensors", 0, "old")
+    return tmp_path
+
+
+def replace(place: Path, seed: int, name: str, config: GeneratorConfig | None = None) -> None:
+    aside = place / "aside.safetensors"
+    write_generator(aside, seed, name, *([config] if config else []))
+    os.replace(aside, place / "generator.safetensors")
+
+
+def sr_of(handler: Handler) -> np.ndarray:
+    return images.decode(handler.upscale(PNG, "png", None).encoded)
+
+
+def test_a_replaced_generator_is_served_at_the_next_look(place: Path) -> None:
+    news = News()
+    handler = Handler(ModelConfig(str(place)), news)
+    before = sr_of(handler)
+    handler.refresh()
+    assert news.swaps == []
+    replace(place, 1, "new")
+    np.testing.assert_array_equal(sr_of(handler), before)
+    handler.refresh()
+    assert news.swaps == ["new, step 5"]
+    assert handler.card.name == handler.upscale(PNG, "png", None).generator == "new"
+    expected = Upscaler(load_generator(place / "generator.safetensors")[0])(LR)
+    np.testing.assert_array_equal(sr_of(handler), expected)
+    assert not np.array_equal(expected, before)
+
+
+def test_a_damaged_one_is_refused_once_and_a_whole_one_taken_after(place: Path) -> None:
+    news = News()
+    handler = Handler(ModelConfig(str(place)), news)
+    before = sr_of(handler)
+    (place / "generator.safetensors").write_bytes(b"half")
+    handler.refresh()
+    handler.refresh()
+    [failure] = news.failures
+    assert "is no generator file" in failure
+    assert "old is served on" in failure
+    np.testing.assert_array_equal(sr_of(handler), before)
+    replace(place, 1, "new")
+    handler.refresh()
+    assert news.swaps == ["new, step 5"]
+
+
+def test_one_of_another_size_than_the_faithful_one_is_refused(place: Path, other_generator_file: str) -> None:
+    news = News()
+    handler = Handler(ModelConfig(str(place), other_generator_file), news)
+    replace(place, 1, "deep", GeneratorConfig(2, 8))
+    handler.refresh()
+    assert "--fidelity-generator" in news.failures[0]
+    assert handler.card.name == "old"
+
+
+def test_a_request_ends_with_the_generator_it_began_with(place: Path, monkeypatch) -> None:
+    handler = Handler(ModelConfig(str(place)))
+    expected = sr_of(handler)
+    begun, gate = threading.Event(), threading.Event()
+    run = Upscaler.run
+
+    def wait(self, parts):
+        begun.set()
+        assert gate.wait(10)
+        return run(self, parts)
+
+    monkeypatch.setattr(Upscaler, "run", wait)
+    results = []
+    request = threading.Thread(target=lambda: results.append(handler.upscale(PNG, "png", None)))
+    request.start()
+    assert begun.wait(10)
+    replace(place, 1, "new")
+    handler.refresh()
+    gate.set()
+    request.join()
+    assert results[0].generator == "old"
+    np.testing.assert_array_equal(images.decode(results[0].encoded), expected)
+    assert handler.upscale(PNG, "png", None).generator == "new"
+
+
+def test_follow_looks_by_itself(place: Path) -> None:
+    swapped = threading.Event()
+
+    class Bell(Watch):
+        def swapped(self, detail: str) -> None:
+            swapped.set()
+
+    Handler(ModelConfig(str(place)), Bell()).follow(0.02)
+    replace(place, 1, "new")
+    assert swapped.wait(10)
+
+
+def test_fidelity_is_taken_in_steps(place: Path, other_generator_file: str) -> None:
+    handler = Handler(ModelConfig(str(place), other_generator_file))
+    results = [handler.upscale(PNG, "png", fidelity).encoded for fidelity in (0.501, 0.5, 0.55)]
+    assert results[0] == results[1] != results[2]
