@@ -46,12 +46,12 @@ def _pictures(row: dict[str, Any]) -> list[str]:
     if row["colour_drift"] > MAX_COLOUR_DRIFT:
         alarms.append(
             f"colour_drift = {row['colour_drift']:.2f} levels, healthy below {MAX_COLOUR_DRIFT}: the colours shift; "
-            "lower --learning-rate, or let it fall (--schedule cosine)"
+            "lower --learning-rate, let it fall (--schedule cosine), or give `train` a --pattern-weight"
         )
     if row["checkerboard"] > MAX_CHECKERBOARD:
         alarms.append(
             f"checkerboard = {row['checkerboard']:.2f}, healthy below {MAX_CHECKERBOARD}: a pattern with the period "
-            "of the pixel shuffle; train longer, or lower --learning-rate"
+            "of the pixel shuffle; train longer, or give `train` a --pattern-weight"
         )
     if row["consistency_db"] < MIN_CONSISTENCY_DB:
         alarms.append(

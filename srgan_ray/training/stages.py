@@ -17,9 +17,9 @@ from srgan_ray.models.discriminator import build_discriminator
 from srgan_ray.models.generator import Generator, build_generator
 from srgan_ray.models.perceptual import VGGFeatures, load_vgg
 from srgan_ray.models.precision import BF16, Autocast, autocast, best_device, resolve_precision
-from srgan_ray.training.losses import adversarial_loss, content_loss, pixel_loss
+from srgan_ray.training.losses import adversarial_loss, content_loss, pattern_loss, pixel_loss
 from srgan_ray.training.state import TrainState
-from srgan_ray.training.steps import adversarial_step, gradient_norm, pretrain_step
+from srgan_ray.training.steps import Weights, adversarial_step, gradient_norm, pretrain_step
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -108,8 +108,10 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
     vgg = _to(load_vgg(config.vgg_weights), worker)
     if precision == BF16:
         vgg.layers.to(torch.bfloat16)  # once, since these weights never change; autocast would do it in each pass
-    state = TrainState(generator.train(), discriminator.train(), config.learning_rate, config.loop.ema_decay)
+    generator.train(config.batchnorm == "batch")
+    state = TrainState(generator, discriminator.train(), config.learning_rate, config.loop.ema_decay)
     cast = autocast(precision, worker.device)
+    weights = Weights(config.adversarial_weight, config.pixel_weight, config.pattern_weight)
     wrapped_generator, wrapped_discriminator = worker.wrap(generator), worker.wrap(discriminator)
     discriminator_optimizer = state.discriminator_optimizer
     assert discriminator_optimizer
@@ -121,8 +123,7 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
             vgg,
             state.generator_optimizer,
             discriminator_optimizer,
-            config.adversarial_weight,
-            config.pixel_weight,
+            weights,
             _move(batch, worker),
             cast,
         )
@@ -140,15 +141,20 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
 
         def adversarial(sr: Tensor) -> Tensor:
             with cast():
-                return config.adversarial_weight * adversarial_loss(discriminator(sr))
+                return weights.adversarial * adversarial_loss(discriminator(sr))
 
         def pixel(sr: Tensor) -> Tensor:
-            return config.pixel_weight * pixel_loss(sr, hr)
+            return weights.pixel * pixel_loss(sr, hr)
+
+        def pattern(sr: Tensor) -> Tensor:
+            return weights.pattern * pattern_loss(sr, hr)
 
         sr = _apply(generator, lr, cast)
         terms = {"content": content, "adversarial": adversarial}
-        if config.pixel_weight:
+        if weights.pixel:
             terms["pixel"] = pixel
+        if weights.pattern:
+            terms["pattern"] = pattern
         with _evaluating(discriminator):
             return {f"gradient_norm_{name}": gradient_norm(term, sr) for name, term in terms.items()}
 
@@ -157,10 +163,11 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
 
 @contextlib.contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    """In eval mode, which leaves BatchNorm's running statistics alone."""
+    """In eval mode, which leaves BatchNorm's running statistics alone, and then as it was."""
+    was_training = network.training
     network.eval()
     yield
-    network.train()
+    network.train(was_training)
 
 
 def _apply(generator: Generator, lr: Tensor, cast: Autocast) -> Tensor:

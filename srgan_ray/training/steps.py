@@ -8,6 +8,7 @@ The networks may be wrapped for data-parallel training; batches are `lr` (N, 3, 
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,15 @@ from torch.optim import Optimizer
 
 from srgan_ray.data.feed import Batch
 from srgan_ray.models.precision import Autocast
-from srgan_ray.training.losses import adversarial_loss, content_loss, discriminator_loss, pixel_loss
+from srgan_ray.training.losses import adversarial_loss, content_loss, discriminator_loss, pattern_loss, pixel_loss
+
+
+class Weights(NamedTuple):
+    """Of the losses beside the content loss."""
+
+    adversarial: float
+    pixel: float
+    pattern: float
 
 
 def pretrain_step(generator: nn.Module, optimizer: Optimizer, batch: Batch, autocast: Autocast) -> dict[str, Tensor]:
@@ -33,15 +42,14 @@ def adversarial_step(
     vgg: nn.Module,
     generator_optimizer: Optimizer,
     discriminator_optimizer: Optimizer,
-    adversarial_weight: float,
-    pixel_weight: float,
+    weights: Weights,
     batch: Batch,
     autocast: Autocast,
 ) -> dict[str, Tensor]:
     """One step of the discriminator (equation 2), then one of the generator (equation 3) against it.
 
-    Returns `loss` (content + adversarial_weight * adversarial + pixel_weight * pixel), `loss_content`,
-    `loss_adversarial`, `loss_pixel`, `loss_discriminator`, and the mean of D(hr) and D(G(lr)) as `d_hr` and `d_sr`.
+    Returns `loss` (content + the weighted adversarial, pixel and pattern losses), each of these as `loss_…`,
+    `loss_discriminator`, and the mean of D(hr) and D(G(lr)) as `d_hr` and `d_sr`.
     """
     with autocast():
         sr = generator(batch.lr)
@@ -60,7 +68,8 @@ def adversarial_step(
         content = content_loss(vgg(sr), _without_gradient(vgg, batch.hr))
         adversarial = adversarial_loss(discriminator(sr))
     pixel = pixel_loss(sr, batch.hr)
-    loss = content + adversarial_weight * adversarial + pixel_weight * pixel
+    pattern = pattern_loss(sr, batch.hr)
+    loss = content + weights.adversarial * adversarial + weights.pixel * pixel + weights.pattern * pattern
     descend(generator_optimizer, loss)
 
     return {
@@ -68,6 +77,7 @@ def adversarial_step(
         "loss_content": content.detach(),
         "loss_adversarial": adversarial.detach(),
         "loss_pixel": pixel.detach(),
+        "loss_pattern": pattern.detach(),
         "loss_discriminator": d_loss.detach(),
         "d_hr": hr_logits.detach().float().sigmoid().mean(),
         "d_sr": sr_logits.detach().float().sigmoid().mean(),

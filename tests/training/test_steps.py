@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ from srgan_ray.models.discriminator import DiscriminatorConfig, build_discrimina
 from srgan_ray.models.generator import GeneratorConfig, build_generator
 from srgan_ray.models.perceptual import load_vgg
 from srgan_ray.models.precision import autocast
-from srgan_ray.training.losses import adversarial_loss, discriminator_loss, pixel_loss
+from srgan_ray.training.losses import adversarial_loss, discriminator_loss, pattern_loss, pixel_loss
 from srgan_ray.training.state import adam
-from srgan_ray.training.steps import adversarial_step, gradient_norm, pretrain_step
+from srgan_ray.training.steps import Weights, adversarial_step, gradient_norm, pretrain_step
 
 FP32 = autocast("fp32", torch.device("cpu"))
+PAPER = Weights(adversarial=1e-3, pixel=0.0, pattern=0.0)
 
 
 @pytest.fixture
@@ -40,9 +42,9 @@ class Gan:
         self.discriminator = build_discriminator(DiscriminatorConfig(4, 16), 48, 0).train()
         self.optimizers = adam(self.generator, 1e-3), adam(self.discriminator, 1e-3)
 
-    def step(self, batch: Batch, weight: float = 1e-3, pixel_weight: float = 0.0, cast=FP32) -> dict[str, torch.Tensor]:
+    def step(self, batch: Batch, weights: Weights = PAPER, cast=FP32) -> dict[str, torch.Tensor]:
         networks = self.generator, self.discriminator, self.vgg
-        return adversarial_step(*networks, *self.optimizers, weight, pixel_weight, batch, cast)
+        return adversarial_step(*networks, *self.optimizers, weights, batch, cast)
 
 
 def moved(network: nn.Module, before: dict[str, torch.Tensor]) -> float:
@@ -87,7 +89,7 @@ def test_one_step_moves_both_networks_and_only_them(batch: Batch, vgg: nn.Module
     assert moved(gan.generator, before[0]) > 0
     assert moved(gan.discriminator, before[1]) > 0
     assert moved(vgg, before[2]) == 0
-    losses = {"loss", "loss_content", "loss_adversarial", "loss_pixel", "loss_discriminator"}
+    losses = {"loss", "loss_content", "loss_adversarial", "loss_pixel", "loss_pattern", "loss_discriminator"}
     assert set(terms) == losses | {"d_hr", "d_sr"}
     assert all(term.isfinite() and not term.requires_grad and term.ndim == 0 for term in terms.values())
     assert terms["loss"] == pytest.approx((terms["loss_content"] + 1e-3 * terms["loss_adversarial"]).item())
@@ -108,11 +110,11 @@ def test_the_generators_step_leaves_no_gradient_in_the_discriminator(batch: Batc
 def test_both_terms_reach_the_generator(batch: Batch, vgg: nn.Module, weight: float) -> None:
     """The content loss alone (weight 0) already moves every parameter; the adversarial term adds to it."""
     gan = Gan(vgg)
-    gan.step(batch, weight)
+    gan.step(batch, PAPER._replace(adversarial=weight))
     gradients = {name: parameter.grad for name, parameter in gan.generator.named_parameters()}
     assert all(gradient is not None and gradient.abs().max() > 0 for gradient in gradients.values())
     content_only = Gan(vgg)
-    content_only.step(batch, 0.0)
+    content_only.step(batch, PAPER._replace(adversarial=0.0))
     differs = any(
         not torch.allclose(gradients[name], parameter.grad)
         for name, parameter in content_only.generator.named_parameters()
@@ -120,11 +122,24 @@ def test_both_terms_reach_the_generator(batch: Batch, vgg: nn.Module, weight: fl
     assert differs == (weight > 0)
 
 
-def test_the_pixel_term_is_added_with_its_weight(batch: Batch, vgg: nn.Module) -> None:
-    without, terms = Gan(vgg).step(batch), Gan(vgg).step(batch, pixel_weight=2.0)
-    assert terms["loss"].item() == pytest.approx((without["loss"] + 2 * without["loss_pixel"]).item())
+@pytest.mark.parametrize(("name", "loss"), [("pixel", pixel_loss), ("pattern", pattern_loss)])
+def test_a_term_is_added_with_its_weight(batch: Batch, vgg: nn.Module, name: str, loss: Callable) -> None:
+    without, terms = Gan(vgg).step(batch), Gan(vgg).step(batch, PAPER._replace(**{name: 2.0}))
+    assert terms["loss"].item() == pytest.approx((without["loss"] + 2 * without[f"loss_{name}"]).item())
     sr = Gan(vgg).generator(batch.lr)
-    assert terms["loss_pixel"].item() == pytest.approx(pixel_loss(sr, batch.hr).item())
+    assert terms[f"loss_{name}"].item() == pytest.approx(loss(sr, batch.hr).item())
+
+
+def test_the_pattern_loss_sees_what_is_everywhere_alike_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    hr = torch.rand(3, 3, 16, 24)
+    pattern = torch.tensor([[0.1, -0.1], [-0.1, 0.1]]).repeat(8, 12)
+    assert pattern_loss(hr + pattern, hr).item() == pytest.approx(0.01)
+    assert pattern_loss(hr + torch.tensor([0.3, 0, 0]).view(3, 1, 1), hr).item() == pytest.approx(0.03)
+    texture = torch.randn(1, 1, 4, 6).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert pattern_loss(hr + texture - texture.mean(), hr).item() == pytest.approx(0, abs=1e-12)
+    moving = pattern.repeat(3, 3, 1, 1) * torch.tensor([1, -1]).repeat_interleave(12)  # its sign changes half-way
+    assert pattern_loss(hr + moving, hr).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_the_pull_of_a_term_is_the_norm_of_its_gradient() -> None:
