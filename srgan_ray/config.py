@@ -78,8 +78,7 @@ class TrainConfig(RunConfig):
     pixel_weight: float = 0.0
     """Weight of the pixel loss beside the content loss; 0, the paper's, leaves it out."""
     pattern_weight: float = 0.0
-    """Weight of the loss on what SR adds everywhere alike, checkerboards and shifted colours; 0, the paper's, leaves it
-    out."""
+    """Weight of the loss on checkerboards, patterns that are everywhere alike; 0, the paper's, leaves it out."""
     batchnorm: Literal["batch", "init"] = "batch"
     """What the generator's BatchNorm normalises by while it trains: the statistics of the batch, or always those of
     --init, so that the two generators can be blended."""

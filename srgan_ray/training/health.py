@@ -46,7 +46,7 @@ def _pictures(row: dict[str, Any]) -> list[str]:
     if row["colour_drift"] > MAX_COLOUR_DRIFT:
         alarms.append(
             f"colour_drift = {row['colour_drift']:.2f} levels, healthy below {MAX_COLOUR_DRIFT}: the colours shift; "
-            "lower --learning-rate, let it fall (--schedule cosine), or give `train` a --pattern-weight"
+            "lower --learning-rate, or let it fall (--schedule cosine)"
         )
     if row["checkerboard"] > MAX_CHECKERBOARD:
         alarms.append(

@@ -13,15 +13,15 @@ def pixel_loss(sr: Tensor, hr: Tensor) -> Tensor:
 
 
 def pattern_loss(sr: Tensor, hr: Tensor) -> Tensor:
-    """What SR adds everywhere alike: the mean of (sr - hr) for each of the 4x4 phases of the pixel shuffles and each
-    colour, squared, averaged over these. Images (N, 3, H, W), sides multiples of 4.
+    """The variance of the mean of (sr - hr) over the 4x4 phases of the pixel shuffles, averaged over the colours.
+    Images (N, 3, H, W), sides multiples of 4.
 
-    It sees fixed patterns and shifted colours, which a content loss behind strided layers hardly does, and nothing
-    else: neither texture nor sharpness. `diagnostics.checkerboard` and `colour_drift` measure the same two.
+    It sees patterns that are everywhere alike, which a content loss behind strided layers hardly does, and nothing
+    else: neither colour nor texture. `diagnostics.checkerboard` measures the same.
     """
     residual = sr.float() - hr.float()
     phases = residual.unflatten(3, (-1, SCALE)).unflatten(2, (-1, SCALE))
-    return phases.mean(dim=(0, 2, 4)).square().mean()
+    return phases.mean(dim=(0, 2, 4)).var(dim=(1, 2), correction=0).mean()
 
 
 def content_loss(sr_features: Tensor, hr_features: Tensor) -> Tensor:
