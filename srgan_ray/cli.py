@@ -99,9 +99,11 @@ def serve(argv: list[str]) -> Summary:
     Handler(config.model)  # a bad generator file is refused here, not in a replica
     with ray_session():
         from srgan_ray.on_ray.app import endpoint
+        from srgan_ray.on_ray.cluster import metrics_url
 
         with contextlib.suppress(KeyboardInterrupt), endpoint(config) as url:
-            print(f"serving on {url}, its interface described at {url}/docs; Ctrl-C stops", file=sys.stderr)
+            places = f"its interface described at {url}/docs, its metrics at {metrics_url()}"
+            print(f"serving on {url}, {places}; Ctrl-C stops", file=sys.stderr)
             signal.pause()
     return {"served": f"http://{config.host}:{config.port}"}
 

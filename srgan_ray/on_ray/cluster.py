@@ -15,6 +15,13 @@ def total_cpus() -> int:
     return sum(int(node.get("CPU", 0)) for node in _nodes())
 
 
+def metrics_url() -> str:
+    """Where Prometheus finds the metrics of the node that this process runs on."""
+    own = ray.get_runtime_context().get_node_id()
+    [node] = [node for node in ray.nodes() if node["NodeID"] == own]
+    return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+
 def share_for(worker_counts: range) -> tuple[int, bool]:
     """The CPUs for each worker, and whether each gets a GPU.
 

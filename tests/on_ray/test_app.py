@@ -205,9 +205,8 @@ def test_metrics_and_log_lines_tell_of_each_request(ray_cluster: None, tmp_path:
     import ray
 
     from srgan_ray.on_ray.app import endpoint
+    from srgan_ray.on_ray.cluster import metrics_url
 
-    [node] = ray.nodes()
-    metrics_url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     logs = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs" / "serve"
 
     def lines() -> list[dict]:
@@ -215,7 +214,7 @@ def test_metrics_and_log_lines_tell_of_each_request(ray_cluster: None, tmp_path:
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
     def metrics() -> str:
-        with urllib.request.urlopen(metrics_url, timeout=10) as answer:
+        with urllib.request.urlopen(metrics_url(), timeout=10) as answer:
             return answer.read().decode()
 
     def all_exported() -> bool:
