@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from fakes import photograph
+from processes import processes_of, wait_for
 from srgan_ray.config import PretrainConfig, TrainConfig
 from srgan_ray.data.crops import CropConfig
 from srgan_ray.data.images import encode
@@ -144,26 +144,6 @@ def start(shards: Path, out: Path) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
-
-
-def wait_for(condition, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
-
-
-def processes_of(session: int) -> dict[int, str]:
-    """Living processes of a session with their command lines, from /proc."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (path / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session and fields[0] != "Z":
-                found[int(path.name)] = (path / "cmdline").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
 
 
 @pytest.mark.slow
