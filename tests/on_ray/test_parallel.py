@@ -1,0 +1,81 @@
+"""What Ray Data makes of functions that fail and of processes that die."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from srgan_ray.errors import InputError
+
+pytestmark = pytest.mark.ray
+
+
+def deadly(marks: Path, mortal: dict[int, int]):
+    """A builder of a function that leaves a mark for each try, and kills its process for so many tries of an item."""
+
+    def build():
+        def try_item(item: int) -> int:
+            tries = len(list(marks.glob(f"{item}_*")))
+            (marks / f"{item}_{tries}").touch()
+            if tries < mortal.get(item, 0):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return 10 * item
+
+        return try_item
+
+    return build
+
+
+def test_the_death_of_actors_costs_only_what_they_die_of(ray_cluster: None, tmp_path: Path) -> None:
+    from srgan_ray.on_ray.cluster import Pool
+    from srgan_ray.on_ray.parallel import NUM_TRIES, map_in_pool
+
+    results = dict(map_in_pool(deadly(tmp_path, {1: 1, 2: 100}), range(6), Pool(2, 1, 0)))
+    assert results == {0: 0, 1: 10, 3: 30, 4: 40, 5: 50}
+    assert [len(list(tmp_path.glob(f"{item}_*"))) for item in range(6)] == [1, 2, NUM_TRIES, 1, 1, 1]
+
+
+def test_an_input_error_in_an_actor_stops_the_job(ray_cluster: None) -> None:
+    from srgan_ray.on_ray.cluster import Pool
+    from srgan_ray.on_ray.parallel import map_in_pool
+
+    def build():
+        def refuse(item: int) -> None:
+            raise InputError(f"{item} is too much")
+
+        return refuse
+
+    with pytest.raises(InputError, match=r"^0 is too much$"):
+        list(map_in_pool(build, [0], Pool(1, 1, 0)))
+
+
+def test_a_pool_leaves_tasks_strict(ray_cluster: None) -> None:
+    """What a pool may lose, `prepare` may not."""
+    from ray.exceptions import RayTaskError
+
+    from srgan_ray.on_ray.cluster import Pool
+    from srgan_ray.on_ray.parallel import map_in_pool, map_in_tasks
+
+    def divide(item: int) -> float:
+        return 1 / item
+
+    assert dict(map_in_pool(lambda: divide, [0, 1], Pool(1, 1, 0))) == {1: 1.0}
+    with pytest.raises(RayTaskError, match="division by zero"):
+        list(map_in_tasks(divide, [0, 1], 2))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ([{"CPU": 2.0}], (2, 1, 0)),
+        ([{"CPU": 8.0}, {"CPU": 4.0}, {}], (12, 1, 0)),
+        ([{"CPU": 16.0, "GPU": 1.0}], (1, 16, 1)),
+        ([{"CPU": 64.0}, {"CPU": 16.0, "GPU": 2.0}, {"CPU": 32.0, "GPU": 8.0}], (10, 4, 1)),
+    ],
+)
+def test_a_pool_fills_the_cluster(nodes: list[dict[str, float]], expected: tuple[int, int, int], monkeypatch) -> None:
+    from srgan_ray.on_ray import cluster
+
+    monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
+    assert cluster.find_pool() == expected
