@@ -84,9 +84,17 @@ def evaluate(argv: list[str]) -> Summary:
 
 def upscale(argv: list[str]) -> Summary:
     """Image files at four times their size."""
-    from srgan_ray.serving.files import UpscaleConfig, upscale_files
+    from srgan_ray.on_ray.session import ray_session
+    from srgan_ray.serving.files import UpscaleConfig
+    from srgan_ray.serving.worklist import carry_out, make_worklist, upscale_here
 
-    return upscale_files(parse(UpscaleConfig, argv, "upscale"))
+    worklist = make_worklist(parse(UpscaleConfig, argv, "upscale"))
+    if not worklist.needs_ray:
+        return carry_out(worklist, upscale_here(worklist))
+    with ray_session():
+        from srgan_ray.on_ray import upscaling
+
+        return carry_out(worklist, upscaling.upscale(worklist))
 
 
 def serve(argv: list[str]) -> Summary:

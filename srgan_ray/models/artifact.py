@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,14 @@ def find_generator(given: str) -> str:
         return str(RELEASED[given])
     is_file = given.partition("?")[0].endswith(".safetensors") if is_uri(given) else not Path(given).is_dir()
     return given if is_file else below(given, FILE_NAME)
+
+
+def hash_generator(given: str) -> str:
+    """Of the bytes of the generator file that a setting names. Raises InputError where it cannot be read."""
+    location = find_generator(given)
+    folder, name = split(location)
+    with _naming(location):
+        return hashlib.sha256(folder.read(name)).hexdigest()[:16]
 
 
 def interpolate(perceptual: Generator, faithful: Generator, fidelity: float) -> Generator:

@@ -1,20 +1,20 @@
-"""`srgan-ray upscale`: image files to upscaled files, and a manifest of what was done."""
+"""`srgan-ray upscale`, file by file: which files are inputs, where their results go, and one of them upscaled."""
 
 import dataclasses
-import json
-import sys
-from pathlib import Path
+import os
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import tyro
-from tqdm import tqdm
 
 from srgan_ray.data.images import UnreadableImage
+from srgan_ray.data.storage import Entry, Folder, absolute, below, is_uri, list_files, split
 from srgan_ray.errors import InputError
 from srgan_ray.serving.handler import Handler, ModelConfig
 from srgan_ray.serving.picture import TooLargeForFormat
 
-MANIFEST = "manifest.jsonl"
+DETAILS = ("width", "height", "generator", "precision", "seconds", "consistency_db")  # of what Upscaled says
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +22,10 @@ class UpscaleConfig:
     """Image files at four times their size."""
 
     input: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="INPUT")]
-    """Image files, and folders whose files are taken, nested ones too."""
+    """Image files, and folders whose files are taken, nested ones too: paths or URIs."""
     out: str
-    """Folder for the results, which keep their names, and for manifest.jsonl."""
+    """Folder (path or URI) for the results, which keep their names, and for manifest.jsonl; the same command again
+    goes on."""
     model: Annotated[ModelConfig, tyro.conf.arg(name="")] = ModelConfig()
     fidelity: float | None = None
     """From 0 (as --generator) to 1 (as --fidelity-generator)."""
@@ -40,46 +41,115 @@ class UpscaleConfig:
             raise InputError(f"--fidelity {self.fidelity}; wanted --fidelity-generator beside it, to blend with")
 
 
-def upscale_files(config: UpscaleConfig) -> dict[str, Any]:
-    """Upscale every input. A bad file does not stop the others: at the end InputError names the first of them."""
-    handler = Handler(config.model)
-    targets = find_targets(config)
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    failures: list[str] = []
-    with open(out / MANIFEST, "w") as manifest:
-        for source, target in tqdm(targets.items(), unit=" images", disable=None, file=sys.stderr):
-            try:
-                result = handler.upscale(source.read_bytes(), config.format, config.fidelity)
-            except (UnreadableImage, TooLargeForFormat, OSError) as error:
-                failures.append(f"{source}: {error}")
-                manifest.write(json.dumps({"input": str(source), "error": str(error)}) + "\n")
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(result.encoded)
-            row = {key: value for key, value in result._asdict().items() if key != "encoded"}
-            manifest.write(json.dumps({"input": str(source), "output": str(target), **row}) + "\n")
-    if failures:
-        raise InputError(f"INPUT {failures[0]} ({len(failures)} of {len(targets)} failed, the others are in {out})")
-    return {"out": str(out), "upscaled": len(targets), "manifest": str(out / MANIFEST), "generator": handler.card.name}
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An input file as it was listed, and the name of its result below --out."""
+
+    input: str
+    """Its path from the root, or its URI."""
+    name: str
+    size_bytes: int
+    modified_ns: int
 
 
-def find_targets(config: UpscaleConfig) -> dict[Path, Path]:
-    """Each input file and where its result goes. Raises InputError for a missing one, or for two with one target."""
-    targets: dict[Path, Path] = {}
-    for given in map(Path, config.input):
-        if not given.exists():
-            raise InputError(f"INPUT {given} does not exist; wanted an image file or a folder")
-        files = sorted(path for path in given.rglob("*") if path.is_file()) if given.is_dir() else [given]
-        if not files:
-            raise InputError(f"INPUT {given} is an empty folder; wanted images in it")
-        root = given if given.is_dir() else given.parent
-        targets |= {file: Path(config.out) / file.relative_to(root).with_suffix(f".{config.format}") for file in files}
-    first: dict[Path, Path] = {}
-    for file, target in targets.items():
-        if other := first.setdefault(target, file):
-            if other != file:
-                raise InputError(f"INPUT {other} and {file} would both become {target}; wanted unlike names")
-            if target.resolve() == file.resolve():
-                raise InputError(f"--out {config.out}: {file} would be overwritten; wanted another folder")
-    return targets
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a source."""
+
+    source: Source
+    error: str = ""
+    """Why there is no result; empty where there is one."""
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Of the result: DETAILS."""
+
+
+def upscale_source(handler: Handler, config: UpscaleConfig, source: Source) -> Outcome:
+    """Read one file, upscale it, and write the result. A file with which this fails, in whatever way, stops no other.
+
+    Raises InputError for what concerns all of them: an --out that cannot be written to.
+    """
+    try:
+        result = handler.upscale(_read(source.input), config.format, config.fidelity)
+        Folder(config.out).write(source.name, result.encoded)
+    except InputError:
+        raise
+    except (UnreadableImage, TooLargeForFormat, OSError) as error:
+        return Outcome(source, str(error))
+    except Exception as error:  # out of memory, or a decoder's own
+        return Outcome(source, repr(error))
+    return Outcome(source, details={name: getattr(result, name) for name in DETAILS})
+
+
+def list_inputs(config: UpscaleConfig) -> dict[str, list[Entry]]:
+    """The files of each INPUT: one without a name for a file, all that a folder holds outside --out.
+
+    Raises InputError for one that is missing, empty or cannot be read.
+    """
+    return {given: _list_input(given, config.out) for given in config.input}
+
+
+def find_sources(config: UpscaleConfig, inputs: dict[str, list[Entry]]) -> list[Source]:
+    """The files as sources, sorted by their location.
+
+    Raises InputError where two would have one result, and where a result would lie among the inputs.
+    """
+    found = {source.input: source for given in inputs for source in _sources(given, inputs[given], config.format)}
+    sources = [found[location] for location in sorted(found)]
+    first: dict[str, str] = {}
+    for source in sources:
+        if (other := first.setdefault(source.name, source.input)) != source.input:
+            raise InputError(f"INPUT {other} and {source.input} would both become {source.name}; wanted unlike names")
+    _check_apart(config.out, inputs, {below(absolute(config.out), name) for name in first})
+    return sources
+
+
+def is_folder(entries: Iterable[Entry]) -> bool:
+    """Whether these are the files of a folder."""
+    return any(entry.name for entry in entries)
+
+
+def _list_input(given: str, out: str) -> list[Entry]:
+    if not is_uri(given) and not Path(given).exists():
+        raise InputError(f"INPUT {given} does not exist; wanted an image file or a folder")
+    entries = list_files(absolute(given))
+    if inner := _path_inside(out, given):  # what an earlier command made is no input
+        entries = [entry for entry in entries if not entry.name.startswith(f"{inner}/")]
+    if not entries:
+        raise InputError(f"INPUT {given} is an empty folder; wanted images in it")
+    return entries
+
+
+def _sources(given: str, entries: list[Entry], format: str) -> Iterable[Source]:
+    root = given if is_uri(given) else os.path.abspath(given)  # a link keeps its name
+    for entry in entries:
+        name = PurePosixPath(entry.name or PurePosixPath(_without_query(root)).name).with_suffix(f".{format}")
+        yield Source(below(root, entry.name), str(name), entry.size, entry.modified_ns)
+
+
+def _check_apart(out: str, inputs: dict[str, list[Entry]], results: set[str]) -> None:
+    for given, entries in inputs.items():
+        place = absolute(given)
+        among = {place} & results
+        if is_folder(entries) and not _path_inside(out, given):
+            among = {result for result in results if _path_inside(result, given)}
+        if among:
+            raise InputError(
+                f"--out {out}: INPUT {given} would be overwritten or added to by {min(among)}; wanted another folder"
+            )
+
+
+def _path_inside(inner: str, outer: str) -> str:
+    """The path of a location below another one; empty where it does not lie below it."""
+    path, prefix = (_without_query(absolute(location)).rstrip("/") for location in (inner, outer))
+    return path.removeprefix(f"{prefix}/") if path.startswith(f"{prefix}/") else ""
+
+
+def _without_query(location: str) -> str:
+    return location.partition("?")[0] if is_uri(location) else location
+
+
+def _read(location: str) -> bytes:
+    if not is_uri(location):
+        return Path(location).read_bytes()
+    folder, name = split(location)
+    return folder.read(name)

@@ -1,0 +1,191 @@
+"""`srgan-ray upscale`, all files: what is left to do, what became of each, and how it ended.
+
+1. `make_worklist` lists the inputs and takes over the rows of an earlier manifest that still hold.
+2. Whoever upscales the rest (`upscale_here`, or a pool of actors in `on_ray`) gives the outcomes one by one.
+3. `carry_out` collects them in `manifest.jsonl` and says how it ended.
+"""
+
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+from srgan_ray.data.storage import Folder, absolute, below, list_files
+from srgan_ray.errors import InputError
+from srgan_ray.models.artifact import RELEASED, hash_generator
+from srgan_ray.serving.files import (
+    Outcome,
+    Source,
+    UpscaleConfig,
+    find_sources,
+    is_folder,
+    list_inputs,
+    upscale_source,
+)
+from srgan_ray.serving.handler import Handler, ModelConfig
+
+MANIFEST = "manifest.jsonl"
+WRITE_EVERY_S = 5.0
+MAX_WRITING_SHARE = 0.02  # of the time: a manifest of 100,000 rows has 50 MB
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Worklist:
+    """What a command is to do. Its config has absolute paths."""
+
+    config: UpscaleConfig
+    handler: Handler
+    settings: dict[str, Any]
+    """Which the results depend on."""
+    done: dict[str, Row]
+    """By input: rows of an earlier command that still hold."""
+    todo: list[Source]
+    needs_ray: bool
+
+
+def make_worklist(config: UpscaleConfig) -> Worklist:
+    """Look at the generator, the inputs and what --out holds; nothing is changed.
+
+    A row holds where its input, the settings and the generator are what they were, and its result is there. Raises
+    InputError for whatever of these cannot be used.
+    """
+    handler = Handler(config.model)  # whose messages name what was given
+    config = dataclasses.replace(config, out=absolute(config.out), model=_with_absolute_paths(config.model))
+    settings = _settings(config)
+    inputs = list_inputs(config)
+    sources = find_sources(config, inputs)
+    done = _find_done(config.out, settings, sources)
+    todo = [source for source in sources if source.input not in done]
+    return Worklist(config, handler, settings, done, todo, bool(todo) and any(map(is_folder, inputs.values())))
+
+
+def upscale_here(worklist: Worklist) -> Iterator[Outcome]:
+    """One file after the other, in this process."""
+    return (upscale_source(worklist.handler, worklist.config, source) for source in worklist.todo)
+
+
+def carry_out(worklist: Worklist, outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    """Write the manifest down while outcomes come; return a summary. Raises InputError where a file failed."""
+    manifest = Manifest(worklist)
+    manifest.write()
+    if worklist.done:
+        print(f"going on: {len(worklist.done)} of {manifest.num_sources} files are done", file=sys.stderr)
+    try:
+        for outcome in tqdm(
+            outcomes, total=manifest.num_sources, initial=len(worklist.done), unit=" images", disable=None
+        ):
+            manifest.add(outcome)
+    finally:
+        manifest.write()
+    if failed := manifest.failed():
+        raise InputError(
+            f"INPUT {failed[0]['input']}: {failed[0]['error']} ({len(failed)} of {manifest.num_sources} failed, "
+            f"the others are in {worklist.config.out})"
+        )
+    return {
+        "out": worklist.config.out,
+        "upscaled": len(worklist.todo),
+        "skipped": len(worklist.done),
+        "manifest": below(worklist.config.out, MANIFEST),
+        "generator": worklist.handler.card.name,
+    }
+
+
+class Manifest:
+    """`manifest.jsonl`: a row for each input of which something is known, sorted by input."""
+
+    def __init__(self, worklist: Worklist) -> None:
+        self.num_sources = len(worklist.done) + len(worklist.todo)
+        self._folder = Folder(worklist.config.out)
+        self._settings = worklist.settings
+        self._rows = dict(worklist.done)
+        self._next_write_s = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        """Take an outcome over, and write the file where the last time was a while ago."""
+        self._rows[outcome.source.input] = self._row(outcome)
+        if time.monotonic() >= self._next_write_s:
+            self.write()
+
+    def write(self) -> None:
+        """Replace the file."""
+        started = time.monotonic()
+        self._folder.write(MANIFEST, "".join(json.dumps(row) + "\n" for row in self._sorted()).encode())
+        finished = time.monotonic()
+        self._next_write_s = finished + max(WRITE_EVERY_S, (finished - started) / MAX_WRITING_SHARE)
+
+    def failed(self) -> list[Row]:
+        """The rows of files without a result."""
+        return [row for row in self._sorted() if row["status"] == "failed"]
+
+    def _sorted(self) -> list[Row]:
+        return [self._rows[input] for input in sorted(self._rows)]
+
+    def _row(self, outcome: Outcome) -> Row:
+        identity = _identify(self._folder.location, self._settings, outcome.source)
+        if outcome.error:
+            return {**identity, "status": "failed", "error": outcome.error}
+        details = outcome.details
+        if math.isinf(details["consistency_db"]):  # which JSON does not know
+            details = {**details, "consistency_db": None}
+        return {**identity, "status": "upscaled", **details}
+
+
+def _with_absolute_paths(model: ModelConfig) -> ModelConfig:
+    """The generators as processes with other working directories find them."""
+    places = (model.generator, model.fidelity_generator)
+    generator, faithful = (place if place in ("", *RELEASED) else absolute(place) for place in places)
+    return dataclasses.replace(model, generator=generator, fidelity_generator=faithful)
+
+
+def _settings(config: UpscaleConfig) -> dict[str, Any]:
+    model = config.model
+    return {
+        "generator_hash": hash_generator(model.generator),
+        "fidelity_generator_hash": hash_generator(model.fidelity_generator) if model.fidelity_generator else None,
+        "fidelity": config.fidelity,
+        "format": config.format,
+        "asked_precision": model.precision,
+    }
+
+
+def _identify(out: str, settings: dict[str, Any], source: Source) -> Row:
+    """What of a row must be the same for it to hold."""
+    return {
+        "input": source.input,
+        "output": below(out, source.name),
+        "size_bytes": source.size_bytes,
+        "modified_ns": source.modified_ns,
+        **settings,
+    }
+
+
+def _find_done(out: str, settings: dict[str, Any], sources: list[Source]) -> dict[str, Row]:
+    folder = Folder(out)
+    if not folder.has(MANIFEST):
+        return {}
+    rows = _read_rows(folder)
+    there = {entry.name for entry in list_files(out)}
+    return {
+        source.input: rows[source.input]
+        for source in sources
+        if source.name in there and _holds(rows.get(source.input, {}), _identify(out, settings, source))
+    }
+
+
+def _read_rows(folder: Folder) -> dict[str, Row]:
+    try:
+        return {row["input"]: row for row in map(json.loads, folder.read(MANIFEST).splitlines())}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"--out {folder}: its {MANIFEST} is not one of upscale; wanted another folder") from error
+
+
+def _holds(row: Row, identity: Row) -> bool:
+    return row.get("status") == "upscaled" and identity.items() <= row.items()
