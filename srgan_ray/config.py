@@ -6,7 +6,7 @@ A command line, `config.json` in a run, a checkpoint and a search all use the sa
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -79,9 +79,6 @@ class TrainConfig(RunConfig):
     """Weight of the pixel loss beside the content loss; 0, the paper's, leaves it out."""
     pattern_weight: float = 0.0
     """Weight of the loss on checkerboards, patterns that are everywhere alike; 0, the paper's, leaves it out."""
-    batchnorm: Literal["batch", "init"] = "batch"
-    """What the generator's BatchNorm normalises by while it trains: the statistics of the batch, or always those of
-    --init, so that the two generators can be blended."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

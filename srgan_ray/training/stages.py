@@ -108,8 +108,7 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
     vgg = _to(load_vgg(config.vgg_weights), worker)
     if precision == BF16:
         vgg.layers.to(torch.bfloat16)  # once, since these weights never change; autocast would do it in each pass
-    generator.train(config.batchnorm == "batch")
-    state = TrainState(generator, discriminator.train(), config.learning_rate, config.loop.ema_decay)
+    state = TrainState(generator.train(), discriminator.train(), config.learning_rate, config.loop.ema_decay)
     cast = autocast(precision, worker.device)
     weights = Weights(config.adversarial_weight, config.pixel_weight, config.pattern_weight)
     wrapped_generator, wrapped_discriminator = worker.wrap(generator), worker.wrap(discriminator)
@@ -163,11 +162,10 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
 
 @contextlib.contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    """In eval mode, which leaves BatchNorm's running statistics alone, and then as it was."""
-    was_training = network.training
+    """In eval mode, which leaves BatchNorm's running statistics alone."""
     network.eval()
     yield
-    network.train(was_training)
+    network.train()
 
 
 def _apply(generator: Generator, lr: Tensor, cast: Autocast) -> Tensor:

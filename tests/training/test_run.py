@@ -14,14 +14,13 @@ from srgan_ray.data import images
 from srgan_ray.data.storage import Folder
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.metrics import psnr
-from srgan_ray.models.artifact import find_generator, load_generator
+from srgan_ray.models.artifact import load_generator
 from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.training import plain
 from srgan_ray.training.checkpoint import Checkpoints
 from srgan_ray.training.folder import RunFolder
 from srgan_ray.training.loop import Window, format_row
 from srgan_ray.training.run import check_run, with_absolute_paths
-from srgan_ray.training.state import statistics
 from srgan_ray.training.validation import load_val_pairs
 
 
@@ -261,14 +260,3 @@ def test_the_line_on_the_console() -> None:
     assert format_row(row, 20000) == (
         "1000/20000: loss_train = 0.500000, loss_val = 0.250000, psnr_val = 28.123 (93.2 s)"
     )
-
-
-@pytest.mark.parametrize("batchnorm", ["batch", "init"])
-def test_batchnorm_keeps_the_statistics_of_init_where_told(train_config: TrainConfig, batchnorm: str) -> None:
-    short = dataclasses.replace(train_config.loop, steps=2)
-    plain.fit(dataclasses.replace(train_config, batchnorm=batchnorm, loop=short))
-    before, after = (load_generator(find_generator(run))[0] for run in (train_config.init, train_config.out))
-    kept = [torch.equal(ours, theirs) for ours, theirs in zip(statistics(before), statistics(after))]
-    assert kept
-    assert all(kept) if batchnorm == "init" else not any(kept)
-    assert not torch.equal(next(before.parameters()), next(after.parameters()))
