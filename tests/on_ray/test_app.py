@@ -255,7 +255,7 @@ def test_the_command_serves_until_ctrl_c(generator_file: str, tmp_path: Path) ->
     assert running.poll() is None, before
     assert post(f"http://127.0.0.1:{port}", images.encode(photograph(0, 8, 8), "png"))[0] == 200
     running.send_signal(signal.SIGINT)
-    output, errors = running.communicate(timeout=180)
+    output, errors = running.communicate(timeout=60)
     assert running.returncode == 0, errors
     assert json.loads(output.splitlines()[-1])["served"].endswith(str(port))
     assert "Traceback" not in errors
