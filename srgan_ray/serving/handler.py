@@ -95,14 +95,14 @@ class Handler:
 
         Requests that have begun end with the generators they began with.
         """
-        versions = _versions(self._config)
-        if versions in (self._models.versions, self._refused):
-            return
         try:
+            versions = _versions(self._config)
+            if versions in (self._models.versions, self._refused):
+                return
+            self._refused = versions  # unless they are taken
             models = _load(self._config)
             self._upscaler(models, None, self._config.precision)  # folded and moved before the first request waits
         except InputError as error:
-            self._refused = versions
             self.watch.failed(f"{error}; {self._models.card.name} is served on")
             return
         self._models = models

@@ -9,6 +9,8 @@ import pytest
 
 from fakes import photograph, write_generator
 from srgan_ray.data import images
+from srgan_ray.data.storage import Folder
+from srgan_ray.errors import InputError
 from srgan_ray.models.artifact import load_generator
 from srgan_ray.models.generator import GeneratorConfig
 from srgan_ray.models.upscaler import Upscaler
@@ -125,6 +127,32 @@ def test_follow_looks_by_itself(place: Path) -> None:
 
     Handler(ModelConfig(str(place)), Bell()).follow(0.02)
     replace(place, 1, "new")
+    assert swapped.wait(10)
+
+
+def test_follow_goes_on_after_storage_that_did_not_answer(place: Path, monkeypatch) -> None:
+    failed, swapped, ending = threading.Event(), threading.Event(), threading.Event()
+    version = Folder.version
+
+    def unreachable(self: Folder, name: str) -> str:
+        if not ending.is_set():
+            raise InputError("it cannot be read: no answer")
+        return version(self, name)
+
+    class Bell(Watch):
+        def failed(self, detail: str) -> None:
+            assert "no answer" in detail
+            failed.set()
+
+        def swapped(self, detail: str) -> None:
+            swapped.set()
+
+    handler = Handler(ModelConfig(str(place)), Bell())
+    monkeypatch.setattr(Folder, "version", unreachable)
+    handler.follow(0.02)
+    assert failed.wait(5)
+    replace(place, 1, "new")
+    ending.set()
     assert swapped.wait(10)
 
 
