@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 SAVE_OPTIONS: dict[str, dict[str, int]] = {
-    "png": {"compress_level": 3},
+    "png": {"compress_level": 1},  # of SR: 0.7 of the time of level 3, 1.05 of the bytes
     "jpeg": {"quality": 95, "subsampling": 0},
     "webp": {"quality": 95},
 }

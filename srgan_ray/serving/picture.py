@@ -257,7 +257,9 @@ def _encode_png_16_bits(picture: Picture) -> bytes:
         colour = np.concatenate([np.broadcast_to(colour, (*colour.shape[:2], 3))[..., ::-1], picture.alpha], axis=2)
     elif colour.shape[2] == 3:
         colour = colour[..., ::-1]
-    _, encoded = cv2.imencode(".png", np.ascontiguousarray(colour), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    _, encoded = cv2.imencode(
+        ".png", np.ascontiguousarray(colour), [cv2.IMWRITE_PNG_COMPRESSION, SAVE_OPTIONS["png"]["compress_level"]]
+    )
     content, chunks = encoded.tobytes(), b""
     if picture.icc_profile and not (picture.alpha is not None and picture.colour.shape[2] == 1):
         chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc_profile))
