@@ -36,7 +36,7 @@ class RunConfig:
     min_workers: int = 0
     """Go on with so few where nodes have gone, and with up to num_workers when they come; 0: always num_workers."""
     learning_rate: float = 1e-4
-    """Adam's, for every network of the stage."""
+    """Adam's."""
     precision: str = "auto"
     """bf16, fp32, or auto: bf16 where the hardware multiplies it natively."""
 
@@ -70,6 +70,10 @@ class TrainConfig(RunConfig):
     """The pretrained generator: a run folder, a generator file, or psnr, the released one."""
     loop: Annotated[LoopConfig, Flat] = LoopConfig(steps=5000, schedule=DROP)
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    discriminator_learning_rate: float | None = None
+    """Adam's for the discriminator; None: that of the generator, as in the paper."""
+    content_weight: float = 1.0
+    """Weight of the content loss (equation 3)."""
     adversarial_weight: float = 1e-3
     """Weight of the adversarial loss beside the content loss (equation 3)."""
     vgg_weights: str = CACHED
@@ -82,7 +86,11 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("adversarial_weight", "pixel_weight", "pattern_weight"):
+        if self.discriminator_learning_rate is not None and not self.discriminator_learning_rate > 0:
+            raise InputError(
+                f"--discriminator-learning-rate {self.discriminator_learning_rate}; wanted more than 0, or None"
+            )
+        for name in ("content_weight", "adversarial_weight", "pixel_weight", "pattern_weight"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}; wanted 0 or more")
 

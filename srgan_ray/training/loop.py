@@ -66,7 +66,6 @@ def train(
     validate: Callable[[dict[str, float], Batch], None],
     save: Callable[[dict[str, Any]], None],
     report: Report,
-    learning_rate: float,
     config: LoopConfig,
 ) -> None:
     """Take the steps that `batches` still holds. `synchronise` makes the ranks equal before one validates or saves.
@@ -76,7 +75,7 @@ def train(
     window, tick, batches = Window(), time.perf_counter(), iter(batches)
     while found := window.wait_for(batches):
         step, batch = found
-        set_learning_rate(state, learning_rate_at(step, learning_rate, config))
+        set_learning_rates(state, step, config)
         window.add(take_step(batch))
         state.advance()
         state.elapsed_s, tick = state.elapsed_s + time.perf_counter() - tick, time.perf_counter()
@@ -109,11 +108,11 @@ def learning_rate_at(step: int, base: float, config: LoopConfig) -> float:
     return base
 
 
-def set_learning_rate(state: TrainState, learning_rate: float) -> None:
-    """Give every optimizer of the stage this learning rate."""
-    for optimizer in state.optimizers:
+def set_learning_rates(state: TrainState, step: int, config: LoopConfig) -> None:
+    """Give every optimizer of the stage its learning rate of `step`."""
+    for optimizer, base in zip(state.optimizers, state.learning_rates):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate_at(step, base, config)
 
 
 def format_row(row: dict[str, Any], num_steps: int) -> str:

@@ -55,7 +55,6 @@ def run(config: RunConfig, worker: Worker, report: Report) -> None:
             Validation(config, stage, worker, report),
             checkpoints.save if worker.rank == 0 else lambda _: None,
             report,
-            config.learning_rate,
             config.loop,
         )
 

@@ -84,7 +84,7 @@ def load_init(config: TrainConfig) -> Generator:
 
 def _build_pretrain(config: PretrainConfig, worker: Worker) -> Stage:
     generator = _to(build_generator(config.generator, config.crops.seed), worker)
-    state = TrainState(generator.train(), None, config.learning_rate, config.loop.ema_decay)
+    state = TrainState(generator.train(), None, (config.learning_rate,), config.loop.ema_decay)
     cast = autocast(resolve_precision(config.precision, worker.device), worker.device)
     wrapped = worker.wrap(generator)
 
@@ -108,9 +108,12 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
     vgg = _to(load_vgg(config.vgg_weights), worker)
     if precision == BF16:
         vgg.layers.to(torch.bfloat16)  # once, since these weights never change; autocast would do it in each pass
-    state = TrainState(generator.train(), discriminator.train(), config.learning_rate, config.loop.ema_decay)
+    learning_rates = (config.learning_rate, config.discriminator_learning_rate or config.learning_rate)
+    state = TrainState(generator.train(), discriminator.train(), learning_rates, config.loop.ema_decay)
     cast = autocast(precision, worker.device)
-    weights = Weights(config.adversarial_weight, config.pixel_weight, config.pattern_weight)
+    weights = Weights(
+        config.content_weight, config.adversarial_weight, config.pixel_weight, config.pattern_weight
+    )
     wrapped_generator, wrapped_discriminator = worker.wrap(generator), worker.wrap(discriminator)
     discriminator_optimizer = state.discriminator_optimizer
     assert discriminator_optimizer
@@ -136,7 +139,7 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
 
         def content(sr: Tensor) -> Tensor:
             with cast():
-                return content_loss(vgg(sr), vgg(hr))
+                return weights.content * content_loss(vgg(sr), vgg(hr))
 
         def adversarial(sr: Tensor) -> Tensor:
             with cast():

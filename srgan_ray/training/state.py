@@ -25,12 +25,18 @@ class TrainState:
     """
 
     def __init__(
-        self, generator: Generator, discriminator: Discriminator | None, learning_rate: float, ema_decay: float
+        self,
+        generator: Generator,
+        discriminator: Discriminator | None,
+        learning_rates: tuple[float, ...],
+        ema_decay: float,
     ) -> None:
+        """`learning_rates` are the highest ones of the optimizers, in their order."""
         self.generator = generator
         self.discriminator = discriminator
-        self.generator_optimizer = adam(generator, learning_rate)
-        self.discriminator_optimizer = adam(discriminator, learning_rate) if discriminator else None
+        self.learning_rates = learning_rates
+        self.generator_optimizer = adam(generator, learning_rates[0])
+        self.discriminator_optimizer = adam(discriminator, learning_rates[1]) if discriminator else None
         self.averaged_generator = copy.deepcopy(generator).eval().requires_grad_(False)
         self._ema_decay = ema_decay
         self.step = 0

@@ -20,8 +20,9 @@ from srgan_ray.training.losses import adversarial_loss, content_loss, discrimina
 
 
 class Weights(NamedTuple):
-    """Of the losses beside the content loss."""
+    """Of the generator's losses."""
 
+    content: float
     adversarial: float
     pixel: float
     pattern: float
@@ -48,8 +49,8 @@ def adversarial_step(
 ) -> dict[str, Tensor]:
     """One step of the discriminator (equation 2), then one of the generator (equation 3) against it.
 
-    Returns `loss` (content + the weighted adversarial, pixel and pattern losses), each of these as `loss_…`,
-    `loss_discriminator`, and the mean of D(hr) and D(G(lr)) as `d_hr` and `d_sr`.
+    Returns `loss` (the weighted content, adversarial, pixel and pattern losses), each of these as `loss_…` without its
+    weight, `loss_discriminator`, and the mean of D(hr) and D(G(lr)) as `d_hr` and `d_sr`.
     """
     with autocast():
         sr = generator(batch.lr)
@@ -69,7 +70,8 @@ def adversarial_step(
         adversarial = adversarial_loss(discriminator(sr))
     pixel = pixel_loss(sr, batch.hr)
     pattern = pattern_loss(sr, batch.hr)
-    loss = content + weights.adversarial * adversarial + weights.pixel * pixel + weights.pattern * pattern
+    loss = weights.content * content + weights.adversarial * adversarial
+    loss = loss + weights.pixel * pixel + weights.pattern * pattern
     descend(generator_optimizer, loss)
 
     return {

@@ -2,13 +2,14 @@ import pytest
 import torch
 
 from srgan_ray.errors import InputError
+from srgan_ray.models.discriminator import DiscriminatorConfig, build_discriminator
 from srgan_ray.models.generator import GeneratorConfig, build_generator
-from srgan_ray.training.loop import LoopConfig, is_due, learning_rate_at
+from srgan_ray.training.loop import LoopConfig, is_due, learning_rate_at, set_learning_rates
 from srgan_ray.training.state import TrainState, average_
 
 
 def new_state(ema_decay: float = 0.999) -> TrainState:
-    return TrainState(build_generator(GeneratorConfig(1, 8), 0), None, 1e-3, ema_decay)
+    return TrainState(build_generator(GeneratorConfig(1, 8), 0), None, (1e-3,), ema_decay)
 
 
 def test_the_average_is_the_right_way_round() -> None:
@@ -60,6 +61,14 @@ def test_schedules() -> None:
     assert rates("cosine") == pytest.approx([2e-5, 1e-4, 0.541e-4, 0.525e-4, 0], rel=1e-2, abs=1e-12)
     with pytest.raises(InputError, match="--schedule linear; wanted one of constant, drop, cosine"):
         LoopConfig(schedule="linear")
+
+
+def test_each_network_has_its_own_learning_rate() -> None:
+    discriminator = build_discriminator(DiscriminatorConfig(4, 16), 48, 0)
+    state = TrainState(build_generator(GeneratorConfig(1, 8), 0), discriminator, (1e-3, 4e-3), 0.9)
+    set_learning_rates(state, 51, LoopConfig(steps=100, schedule="drop"))
+    rates = [group["lr"] for optimizer in state.optimizers for group in optimizer.param_groups]
+    assert rates == pytest.approx([1e-4, 4e-4])
 
 
 def test_what_is_due_when() -> None:

@@ -15,7 +15,7 @@ from srgan_ray.training.state import adam
 from srgan_ray.training.steps import Weights, adversarial_step, gradient_norm, pretrain_step
 
 FP32 = autocast("fp32", torch.device("cpu"))
-PAPER = Weights(adversarial=1e-3, pixel=0.0, pattern=0.0)
+PAPER = Weights(content=1.0, adversarial=1e-3, pixel=0.0, pattern=0.0)
 
 
 @pytest.fixture
@@ -128,6 +128,11 @@ def test_a_term_is_added_with_its_weight(batch: Batch, vgg: nn.Module, name: str
     assert terms["loss"].item() == pytest.approx((without["loss"] + 2 * without[f"loss_{name}"]).item())
     sr = Gan(vgg).generator(batch.lr)
     assert terms[f"loss_{name}"].item() == pytest.approx(loss(sr, batch.hr).item())
+
+
+def test_the_content_loss_has_a_weight(batch: Batch, vgg: nn.Module) -> None:
+    paper, heavy = Gan(vgg).step(batch), Gan(vgg).step(batch, PAPER._replace(content=3.0))
+    assert heavy["loss"].item() == pytest.approx((paper["loss"] + 2 * paper["loss_content"]).item())
 
 
 def test_the_pattern_loss_sees_what_is_everywhere_alike_and_nothing_else() -> None:
