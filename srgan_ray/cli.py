@@ -74,6 +74,21 @@ def train(argv: list[str]) -> Summary:
     return _fit(parse(TrainConfig, argv, "train"))
 
 
+def tune(argv: list[str]) -> Summary:
+    """Trainings with other settings, and the best of them: perception against distortion."""
+    from srgan_ray.on_ray.session import ray_session
+    from srgan_ray.search.config import TuneConfig
+    from srgan_ray.search.search import Search
+
+    search = Search(parse(TuneConfig, argv, "tune"))
+    with search.opened():
+        with ray_session():
+            from srgan_ray.on_ray import tuner
+
+            trials = tuner.search(search.config, search.space)
+        return search.finish(trials)
+
+
 def evaluate(argv: list[str]) -> Summary:
     """A generator beside bicubic interpolation: figures and pictures."""
     from srgan_ray.evaluation.benchmark import EvaluateConfig
@@ -124,7 +139,7 @@ def demo(argv: list[str]) -> Summary:
 
 
 VERBS: dict[str, Callable[[list[str]], Summary]] = {
-    verb.__name__: verb for verb in (prepare, pretrain, train, evaluate, upscale, serve, demo)
+    verb.__name__: verb for verb in (prepare, pretrain, train, tune, evaluate, upscale, serve, demo)
 }
 
 

@@ -4,6 +4,7 @@ A command line, `config.json` in a run, a checkpoint and a search all use the sa
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -110,6 +111,25 @@ def to_arguments(config: RunConfig) -> list[str]:
     """The arguments that give this config on the command line: what differs from the defaults."""
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     return [text for flag, value in _differences(config, defaults, "--") for text in (flag, str(value))]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What `to_dict` gave, by dotted paths."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def with_settings(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
+    """The config with other values at these dotted paths. Raises InputError for an unknown path or a bad value."""
+    values = to_dict(config)
+    for path, value in settings.items():
+        if path not in flatten(values):
+            raise InputError(f"unknown setting {path}; wanted one of {', '.join(flatten(values))}")
+        *parts, name = path.split(".")
+        functools.reduce(dict.__getitem__, parts, values)[name] = value
+    return from_dict(values)
 
 
 def from_dict(values: dict[str, Any]) -> RunConfig:

@@ -3,9 +3,12 @@
 import base64
 import dataclasses
 import html
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+
+from srgan_ray.data import images
 
 CHART_WIDTH, CHART_HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 220, 48, 10, 24, 44  # margins around what is drawn
 BASE = CHART_HEIGHT - BOTTOM
@@ -33,6 +36,24 @@ figcaption { font-size: .75rem; line-height: 1.35; padding-top: .4rem; } figcapt
 svg { display: block; width: 100%; height: auto; margin-top: .5rem; }
 text { font-size: 12px; fill: var(--soft); } line { stroke: var(--line); }
 """
+FIGURES_STYLE = """
+:root { --second: #c0601a; --third: #2f8258; --alarm: #a3261b; --alarm-well: #fbe9e6; }
+@media (prefers-color-scheme: dark) { :root { --second: #eda063; --third: #74c79b; --alarm: #ff9c8f;
+  --alarm-well: #3a1f1c; } }
+.warning { background: var(--alarm-well); color: var(--alarm); border-left: .3rem solid var(--alarm);
+  border-radius: .4rem; padding: .75rem 1rem; margin: 1rem 0; font-weight: 600; }
+code { display: block; background: var(--well); border-radius: .4rem; padding: .75rem 1rem; margin: .5rem 0 1rem;
+  font-size: .85rem; } code span { display: inline-block; max-width: 100%; }
+.legend { display: flex; flex-wrap: wrap; gap: 0 1rem; font-size: .8rem; color: var(--soft); }
+.gallery { grid-template-columns: repeat(auto-fill, minmax(min(15rem, 45%), 1fr)); gap: 1rem; }
+img { display: block; width: 100%; height: auto; background: var(--well); border-radius: .3rem; }
+table { border-collapse: collapse; margin: 1rem 0 .5rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .4rem 0 .4rem 1rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child { text-align: left; padding-left: 0; } th { font-weight: 400; color: var(--soft); }
+tbody th { color: var(--ink); white-space: normal; }
+"""
+MAX_PICTURE_BYTES = 3_000_000  # of all of them; a third more in base64
+PICTURE_SIDES_PX = (512, 384, 256, 128)  # the first at which all pictures fit is taken
 
 
 def document(title: str, style: str, parts: Iterable[str]) -> str:
@@ -53,6 +74,32 @@ def tiles(figures: dict[str, str]) -> str:
     """Large figures, each over its name."""
     inside = "".join(f'<div class="tile"><b>{escape(value)}</b>{escape(name)}</div>' for name, value in figures.items())
     return f'<div class="tiles">{inside}</div>'
+
+
+def command(verb: str, arguments: Iterable[str]) -> str:
+    """A command line of flags and values; no line break parts a flag from its value."""
+    words = iter(arguments)
+    pairs = [["srgan-ray", verb], *([flag, next(words)] for flag in words)]
+    return f"<code>{' '.join(f'<span>{escape(shlex.join(pair))}</span>' for pair in pairs)}</code>"
+
+
+def table(head: Iterable[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """Rows by their names, in plain text, under a head that names them too."""
+    heads = "".join(f"<th>{escape(text)}</th>" for text in head)
+    body = "".join(
+        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        for name, cells in rows.items()
+    )
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def encode_to_fit(pictures: Sequence[np.ndarray]) -> list[bytes]:
+    """`uint8` RGB (H, W, 3) to JPEGs as large as a page can hold."""
+    for side_px in PICTURE_SIDES_PX:
+        encoded = [images.shrink(picture, side_px) for picture in pictures]
+        if sum(map(len, encoded)) <= MAX_PICTURE_BYTES:
+            break
+    return encoded
 
 
 def img(encoded: bytes) -> str:

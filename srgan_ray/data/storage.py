@@ -4,9 +4,11 @@ Credentials, region and endpoint come from the environment (`AWS_ACCESS_KEY_ID`,
 URI (`s3://bucket/folder?region=eu-west-1`), as pyarrow documents them.
 """
 
+import contextlib
+import fcntl
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ import pyarrow.fs
 from srgan_ray.errors import InputError
 
 ASIDE = ".writing"
+LOCK = "lock"
 
 
 def is_uri(location: str | Path) -> bool:
@@ -160,6 +163,25 @@ class Folder:
             filesystem.delete_file(f"{root}/{name}")
             if not is_uri(self.location):
                 _remove_empty_folders(Path(root), (Path(root) / name).parent)
+
+    @contextlib.contextmanager
+    def locked(self, setting: str) -> Iterator[None]:
+        """Keep other commands of this machine out of the folder. InputError, with the setting that named the folder,
+        where one is at work in it.
+
+        Object storage has no locks: there two commands in one folder are not noticed.
+        """
+        if is_uri(self.location):
+            yield
+            return
+        path = Path(self.location)
+        path.mkdir(parents=True, exist_ok=True)
+        with open(path / LOCK, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back by the system, however the process ends
+            except BlockingIOError as error:
+                raise InputError(f"{setting} {path}: another command is at work in it; wait for it") from error
+            yield
 
     def _info(self, name: str) -> Any:
         filesystem, root = resolve(self.location)

@@ -18,6 +18,7 @@ from srgan_ray.errors import InputError
 from srgan_ray.evaluation.diagnostics import checkerboard, colour_drift, consistency_db
 from srgan_ray.evaluation.metrics import BORDER_PX, Measurement, Protocol, as_json, average, measure
 from srgan_ray.evaluation.niqe import BLOCK_PX, MIN_BLOCKS, PristineModel, count_blocks, load_pristine_model, niqe
+from srgan_ray.evaluation.perception import sliced_wasserstein
 from srgan_ray.models.artifact import PSNR, find_generator, load_generator
 from srgan_ray.models.upscaler import Upscaler
 
@@ -64,7 +65,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Compare, print the table to standard error, write the files that are asked for, and return the figures."""
     degradation = config.degradation or (FROM_FILES if config.lr else "matlab_bicubic")
     pairs = load_pairs(config.hr, config.lr, degradation)
-    pristine = _load_pristine(config.niqe_model, pairs) if config.niqe_model else None
+    pristine = load_pristine(config.niqe_model, pairs) if config.niqe_model else None
     generator, card = load_generator(find_generator(config.generator))
     upscalers: dict[str, Upscale] = {card.name: Upscaler(generator, config.precision)}
     table = compare(pairs, upscalers, degradation, Path(config.pictures) if config.pictures else None, pristine)
@@ -79,7 +80,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     return {"num_images": len(pairs), "degradation": degradation, "trained_on": card.degradation, "figures": means}
 
 
-def _load_pristine(path: str, pairs: Sequence[Pair]) -> PristineModel:
+def load_pristine(path: str, pairs: Sequence[Pair]) -> PristineModel:
+    """NIQE's pristine model, for these pairs. Raises InputError for one that is too small."""
     for pair in pairs:
         height, width = pair.hr.shape[:2]
         if count_blocks(height, width) < MIN_BLOCKS:
@@ -165,9 +167,12 @@ def measure_alone(
 def measure_agreement(
     pairs: Sequence[Pair], srs: Sequence[np.ndarray], degradation: str, data_hash: str
 ) -> dict[str, Measurement]:
-    """`colour_drift` from HR, and `consistency` with LR unless LR was given: how it was made is not known then."""
+    """`colour_drift` and `swd` from HR, and `consistency` with LR unless LR was given: how it was made is not known
+    then."""
     protocol = Protocol("colour_drift", "rgb", degradation, data_hash, border_px=0)
     measured = {"colour_drift": average((colour_drift(sr, pair.hr) for pair, sr in zip(pairs, srs)), protocol)}
+    swd = sliced_wasserstein(srs, [pair.hr for pair in pairs])
+    measured["swd"] = Measurement(swd, dataclasses.replace(protocol, metric="swd", average="patches of all images"))
     if degradation in DEGRADATIONS:
         values = (consistency_db(sr, pair.lr, degradation) for pair, sr in zip(pairs, srs))
         measured["consistency"] = average(values, dataclasses.replace(protocol, metric="consistency"))

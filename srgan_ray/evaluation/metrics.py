@@ -9,7 +9,7 @@ from skimage.metrics import structural_similarity
 
 PEAK = 255.0
 BORDER_PX = 4
-LOWER_IS_BETTER = frozenset({"niqe", "checkerboard", "colour_drift"})
+LOWER_IS_BETTER = frozenset({"niqe", "swd", "checkerboard", "colour_drift"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,12 @@ class Protocol:
     average: str = "mean over images"
     model_hash: str = ""
     """Of the pristine model, for niqe."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.metric} on {self.colour}, border {self.border_px} px, LR by {self.degradation}, "
+            f"SR rounded to {self.rounding}, {self.average}, data {self.data_hash}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

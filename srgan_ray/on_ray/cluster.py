@@ -40,6 +40,31 @@ def share_for(worker_counts: range) -> tuple[int, bool]:
     return share, num_gpus >= least
 
 
+class TrialShare(NamedTuple):
+    """What each trial of a search gets, and how many run at a time."""
+
+    num_cpus: int
+    num_gpus: float
+    num_trials: int
+
+
+def share_for_trials(concurrent: int, num_workers: int) -> TrialShare:
+    """For trials of so many workers, `concurrent` at a time; 0: as many as GPUs, or else CPUs, suffice for.
+
+    Trials of one worker share a GPU where there are more of them than GPUs. Raises InputError where there are not
+    enough CPUs.
+    """
+    num_cpus, num_gpus = total_cpus(), sum(int(node.get("GPU", 0)) for node in _nodes())
+    num_trials = concurrent or max(1, (num_gpus or num_cpus) // num_workers)
+    if num_trials * num_workers > num_cpus:
+        raise InputError(
+            f"--concurrent {num_trials} with --num-workers {num_workers}; the cluster has {num_cpus} CPUs: "
+            "wanted one for each worker"
+        )
+    share = min(num_cpus // (num_trials * num_workers), int(largest_node()["CPU"]))
+    return TrialShare(share, min(1, num_gpus / num_trials), num_trials)
+
+
 class Pool(NamedTuple):
     """So many actors, each with so many CPUs and GPUs."""
 

@@ -1,5 +1,6 @@
 """A run under Ray Train: one process per worker, DistributedDataParallel between them, restarts after a death."""
 
+import contextlib
 import sys
 import threading
 import time
@@ -17,10 +18,11 @@ from srgan_ray.config import RunConfig, from_dict, to_dict
 from srgan_ray.errors import InputError
 from srgan_ray.on_ray.cluster import share_for
 from srgan_ray.training.folder import RAY_FILES, RunFolder
-from srgan_ray.training.loop import format_row
+from srgan_ray.training.loop import Report, format_row
 from srgan_ray.training.run import run
 from srgan_ray.training.stages import Worker
 
+Note = tuple[str, Any]
 MAX_RESTARTS = 3
 REDRAW_S = 0.5
 RESIZE_CHECK_S = 15  # an elastic run looks so often whether nodes have come
@@ -30,15 +32,17 @@ WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
 PEER_TIMEOUT_S = 3600  # ranks wait while rank 0 writes down what was validated
 
 
-def fit(config: RunConfig) -> dict[str, Any]:
-    """Run, or go on with, what `config` says, with a progress bar and a line for each validation; returns a summary.
+def fit(config: RunConfig, report: Report | None = None) -> dict[str, Any]:
+    """Run, or go on with, what `config` says; returns a summary. Without a `report` it shows a progress bar and a line
+    for each validation.
 
     Raises InputError where the cluster has too few CPUs, where another command is at work in the run folder, and where
     a worker gives up with one; ray.train's TrainingFailedError where workers died more than MAX_RESTARTS times.
     """
     folder = RunFolder(config.out)
     with folder.locked():
-        _fit_and_show(*_make_trainer(config), config.loop.steps)
+        with contextlib.nullcontext(report) if report else ProgressBar(config.loop.steps) as shown:
+            _fit_and_tell(*_make_trainer(config), shown)
         folder.write_report()
         return folder.summary()
 
@@ -76,7 +80,7 @@ def _train_loop_per_worker(settings: dict[str, Any]) -> None:
     )
     config, board = from_dict(settings["config"]), settings["board"]
     try:
-        run(config, worker, RayReport(board, worker.rank, config.loop.steps))
+        run(config, worker, BoardReport(board, worker.rank))
     except (InputError, FloatingPointError) as error:  # would be the same after a restart
         ray.get(board.give_up.remote(str(error)))
 
@@ -115,11 +119,11 @@ def _average(tensors: list[Tensor]) -> None:
             tensor /= dist.get_world_size()
 
 
-class RayReport:
-    """A worker's Report: what rank 0 tells goes to the driver's board."""
+class BoardReport:
+    """A worker's Report: what rank 0 tells goes to the board."""
 
-    def __init__(self, board: Any, rank: int, num_steps: int) -> None:
-        self._board, self._rank, self._num_steps = board, rank, num_steps
+    def __init__(self, board: Any, rank: int) -> None:
+        self._board, self._rank = board, rank
         self._last_told = 0.0
 
     def progress(self, step: int) -> None:
@@ -129,43 +133,71 @@ class RayReport:
             self._last_told = time.monotonic()
 
     def validated(self, row: dict[str, Any]) -> None:
-        """Give the board the line of a validation."""
-        self.say(format_row(row, self._num_steps))
+        """Give the board the row of a validation."""
+        if self._rank == 0:
+            self._board.note.remote("validated", row)
 
     def say(self, line: str) -> None:
-        """Give the board a line to show."""
+        """Give the board a line."""
         if self._rank == 0:
-            self._board.show.remote(line)
+            self._board.note.remote("say", line)
 
 
 class Board:
-    """Where workers leave what the driver is to show."""
+    """Where workers leave what the driver's Report is to be told."""
 
     def __init__(self) -> None:
         self._step = 0
-        self._lines: list[str] = []
+        self._notes: list[Note] = []
         self._failure = ""
 
     def progress(self, step: int) -> None:
         """So many steps are done."""
         self._step = step
 
-    def show(self, line: str) -> None:
-        """A line to print once."""
-        self._lines.append(line)
+    def note(self, method: str, value: Any) -> None:
+        """What a method of the Report is to be called with, once."""
+        self._notes.append((method, value))
 
     def give_up(self, failure: str) -> None:
         """Why no restart would help."""
         self._failure = self._failure or failure
 
-    def take(self) -> tuple[int, list[str], str]:
-        """The steps done, the lines since the last call, and the reason to give up, if there is one."""
-        lines, self._lines = self._lines, []
-        return self._step, lines, self._failure
+    def take(self) -> tuple[int, list[Note], str]:
+        """The steps done, the notes since the last call, and the reason to give up, if there is one."""
+        notes, self._notes = self._notes, []
+        return self._step, notes, self._failure
 
 
-def _fit_and_show(trainer: TorchTrainer, board: Any, num_steps: int) -> None:
-    """Fit in a thread, where Ray Train leaves Ctrl-C alone, and show the board's news until it is done."""
+class ProgressBar:
+    """A Report on standard error."""
+
+    def __init__(self, num_steps: int) -> None:
+        self._num_steps = num_steps
+        self._bar = tqdm(total=num_steps, unit=" steps", disable=None)
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def progress(self, step: int) -> None:
+        """Move the bar."""
+        self._bar.n = step
+        self._bar.refresh()
+
+    def validated(self, row: dict[str, Any]) -> None:
+        """Write the line of a validation above the bar."""
+        self.say(format_row(row, self._num_steps))
+
+    def say(self, line: str) -> None:
+        """Write the line above the bar."""
+        self._bar.write(line, file=sys.stderr)
+
+
+def _fit_and_tell(trainer: TorchTrainer, board: Any, report: Report) -> None:
+    """Fit in a thread, where Ray Train leaves Ctrl-C alone, and pass the board's news on until it is done."""
     failure: list[BaseException] = []
 
     def fit_and_keep_failure() -> None:
@@ -175,21 +207,20 @@ def _fit_and_show(trainer: TorchTrainer, board: Any, num_steps: int) -> None:
             failure.append(error)
 
     fitting = threading.Thread(target=fit_and_keep_failure, daemon=True)
-    with tqdm(total=num_steps, unit=" steps", disable=None) as bar:
-        fitting.start()
-        while fitting.is_alive():
-            fitting.join(REDRAW_S)
-            _show(board, bar)
-        _show(board, bar)
+    fitting.start()
+    while fitting.is_alive():
+        fitting.join(REDRAW_S)
+        _tell(board, report)
+    _tell(board, report)
     if failure:
         raise failure[0]
 
 
-def _show(board: Any, bar: Any) -> None:
+def _tell(board: Any, report: Report) -> None:
     """Raises InputError where the workers gave up; those still at work end with the connection to Ray."""
-    bar.n, lines, failure = ray.get(board.take.remote())
-    for line in lines:
-        bar.write(line, file=sys.stderr)
-    bar.refresh()
+    step, notes, failure = ray.get(board.take.remote())
+    for method, value in notes:
+        getattr(report, method)(value)
+    report.progress(step)
     if failure:
         raise InputError(failure)

@@ -4,7 +4,6 @@ Written by rank 0 alone.
 """
 
 import contextlib
-import fcntl
 import json
 import re
 import tempfile
@@ -15,16 +14,15 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from srgan_ray.config import RunConfig, from_dict, to_dict
+from srgan_ray.config import RunConfig, flatten, from_dict, to_dict
 from srgan_ray.data import images
 from srgan_ray.data.manifest import REPORT, versions
-from srgan_ray.data.storage import ASIDE, Folder, below, is_uri, split
+from srgan_ray.data.storage import ASIDE, LOCK, Folder, below, is_uri, split
 from srgan_ray.errors import InputError
 from srgan_ray.models.artifact import FILE_NAME, load_generator
 from srgan_ray.training.report import render_run_report
 
 CONFIG, METRICS, SAMPLES, CHECKPOINTS = "config.json", "metrics.jsonl", "samples", "checkpoints"
-LOCK = "lock"
 RAY_FILES = "ray"  # what Ray Train itself writes down
 UNFINISHED = {CHECKPOINTS, RAY_FILES, LOCK, CONFIG + ASIDE}  # what a run killed before its first step may leave
 SAMPLE_NAME = re.compile(SAMPLES + r"/(?P<photograph>.+)_step_(?P<step>\d+)\.png")
@@ -65,31 +63,17 @@ class RunFolder:
                 f"--data {config.data} holds the data {data_hash}; the run in --out {self._folder} began with "
                 f"{recorded['data_hash']}: wanted the same data, or another --out"
             )
-        before = _flatten(recorded["config"])
-        for key, value in _flatten(to_dict(config)).items():
+        before = flatten(recorded["config"])
+        for key, value in flatten(to_dict(config)).items():
             if key not in FREE_TO_CHANGE and before.get(key) != value:
                 raise InputError(
                     f"--out {self._folder} holds a run with {key} = {before.get(key)}, now {value}; "
                     "wanted the same setting, or another --out"
                 )
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other commands of this machine out of the folder. InputError where one is at work in it.
-
-        Object storage has no locks: there two commands in one folder are not noticed.
-        """
-        if is_uri(self._folder.location):
-            yield
-            return
-        path = Path(self._folder.location)
-        path.mkdir(parents=True, exist_ok=True)
-        with open(path / LOCK, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back by the system, however the process ends
-            except BlockingIOError as error:
-                raise InputError(f"--out {path}: another command is at work on this run; wait for it") from error
-            yield
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other commands of this machine out of the folder. InputError where one is at work in it."""
+        return self._folder.locked("--out")
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -137,6 +121,11 @@ class RunFolder:
         page = render_run_report(config, origin, card, self.metrics(), self._samples(), self._folder.read)
         self._folder.write(REPORT, page.encode())
 
+    def best_samples(self) -> dict[str, bytes]:
+        """The pictures of the best validation, encoded, by photograph."""
+        step = load_generator(self.generator_file)[1].step
+        return {name: self._folder.read(files[step]) for name, files in self._samples().items()}
+
     def _write_rows(self) -> None:
         self._folder.write(METRICS, "".join(json.dumps(row) + "\n" for row in self._rows).encode())
 
@@ -168,10 +157,3 @@ class _Events:
         if self._aside:
             for path in Path(self._aside.name).iterdir():
                 self._folder.write(path.name, path.read_bytes())
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-# 119 benchmark photographs read at most 0.29 in `checkerboard`; bicubic moves their colour by at most 0.23 levels.
-MAX_COLOUR_DRIFT = 1.0
-MAX_CHECKERBOARD = 0.25
-MIN_CONSISTENCY_DB = 30.0
+from srgan_ray.evaluation.judge import MAX_CHECKERBOARD, MAX_COLOUR_DRIFT, MIN_CONSISTENCY_DB
+
 MIN_PULL = 1e-4  # of the weaker loss term, over the stronger
 SURE, UNSURE = 0.98, 0.02
 

@@ -5,16 +5,16 @@ from typing import Any
 
 from srgan_ray.config import RunConfig
 from srgan_ray.training.folder import RunFolder
-from srgan_ray.training.loop import format_row
+from srgan_ray.training.loop import Report, format_row
 from srgan_ray.training.run import run
 from srgan_ray.training.stages import single_worker
 
 
-def fit(config: RunConfig) -> dict[str, Any]:
-    """Run, or go on with, what `config` says, as the only worker; returns a summary."""
+def fit(config: RunConfig, report: Report | None = None) -> dict[str, Any]:
+    """Run, or go on with, what `config` says, as the only worker; returns a summary. Without a `report` it prints."""
     folder = RunFolder(config.out)
     with folder.locked():
-        run(config, single_worker(), PlainReport(config.loop.steps))
+        run(config, single_worker(), report or PlainReport(config.loop.steps))
         folder.write_report()
         return folder.summary()
 

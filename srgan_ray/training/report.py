@@ -2,15 +2,26 @@
 
 import datetime
 import math
-import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from srgan_ray.config import RunConfig, to_arguments
 from srgan_ray.data import images
-from srgan_ray.data.page import Axes, and_more, document, escape, format_number, img, tiles
+from srgan_ray.data.page import (
+    FIGURES_STYLE,
+    Axes,
+    and_more,
+    command,
+    document,
+    encode_to_fit,
+    escape,
+    format_number,
+    img,
+    table,
+    tiles,
+)
 from srgan_ray.evaluation.benchmark import BICUBIC, split_panels
 from srgan_ray.evaluation.metrics import Measurement, Protocol
 from srgan_ray.models.artifact import Card
@@ -39,8 +50,6 @@ CHARTS = (  # a figure that is in none of them gets a chart of its own
 )
 NOT_DRAWN = {"step", "elapsed_s"}
 MAX_POINTS, MAX_ALARMS, MAX_SAMPLE_STEPS = 200, 100, 5
-MAX_PICTURE_BYTES = 3_000_000  # of all of them; a third more in base64
-PANEL_SIDES_PX = (512, 384, 256, 128)  # the first at which all pictures fit is taken
 PUBLISHED = {  # Ledig et al. 2017, table 2: PSNR in dB
     "bicubic": (28.43, 25.99, 25.94),
     "SRResNet": (32.05, 28.49, 27.58),
@@ -48,15 +57,7 @@ PUBLISHED = {  # Ledig et al. 2017, table 2: PSNR in dB
 }
 PUBLISHED_ON = ("Set5", "Set14", "BSD100")
 STYLE = """
-:root { --second: #c0601a; --third: #2f8258; --alarm: #a3261b; --alarm-well: #fbe9e6; }
-@media (prefers-color-scheme: dark) { :root { --second: #eda063; --third: #74c79b; --alarm: #ff9c8f;
-  --alarm-well: #3a1f1c; } }
-.warning { background: var(--alarm-well); color: var(--alarm); border-left: .3rem solid var(--alarm);
-  border-radius: .4rem; padding: .75rem 1rem; margin: 1rem 0; font-weight: 600; }
-code { display: block; background: var(--well); border-radius: .4rem; padding: .75rem 1rem; margin: .5rem 0 1rem;
-  font-size: .85rem; } code span { display: inline-block; max-width: 100%; }
 .chart { display: flex; flex-direction: column; }
-.legend { display: flex; flex-wrap: wrap; gap: 0 1rem; font-size: .8rem; color: var(--soft); }
 .legend b { color: var(--ink); font-weight: 600; font-variant-numeric: tabular-nums; }
 .legend span::before { content: ""; display: inline-block; width: 1rem; margin-right: .35rem; vertical-align: .25em;
   border-top: 2.5px solid var(--series); }
@@ -68,12 +69,6 @@ polyline.level { stroke-dasharray: 5 4; }
 circle { fill: var(--series); } circle:hover { stroke: var(--series); stroke-width: 4; }
 .alarms { list-style: none; } .alarms li { padding: .4rem 0; border-bottom: 1px solid var(--line); }
 .alarms b { color: var(--alarm); margin-right: .5rem; }
-.gallery { grid-template-columns: repeat(auto-fill, minmax(min(15rem, 45%), 1fr)); gap: 1rem; }
-img { display: block; width: 100%; height: auto; background: var(--well); border-radius: .3rem; }
-table { border-collapse: collapse; margin: 1rem 0 .5rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .4rem 0 .4rem 1rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child { text-align: left; padding-left: 0; } th { font-weight: 400; color: var(--soft); }
-tbody th { color: var(--ink); white-space: normal; }
 """
 
 
@@ -98,7 +93,7 @@ def render_run_report(
         *_samples([row["step"] for row in rows], samples, read),
         *_final_figures(card),
     ]
-    return document(card.name, STYLE, parts)
+    return document(card.name, FIGURES_STYLE + STYLE, parts)
 
 
 def _series(rows: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
@@ -115,16 +110,9 @@ def _headline(config: RunConfig, origin: Mapping[str, Any], card: Card, series: 
     yield f'<p class="soft">Stage {escape(card.stage)}. {escape(type(config).__doc__ or "")}</p>'
     yield _vgg_weights(origin["vgg_weights"])
     yield tiles(_figures(card, series))
-    yield f'<p class="soft">To repeat it, with another --out:</p><code>{_command(card.stage, config)}</code>'
+    yield f'<p class="soft">To repeat it, with another --out:</p>{command(card.stage, to_arguments(config))}'
     versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     yield f'<p class="soft">Data {escape(origin["data_hash"])}; {escape(versions)}</p>'
-
-
-def _command(stage: str, config: RunConfig) -> str:
-    """The command line; no line break parts a flag from its value."""
-    arguments = iter(to_arguments(config))
-    words = [["srgan-ray", stage], *([flag, next(arguments)] for flag in arguments)]
-    return " ".join(f"<span>{escape(shlex.join(pair))}</span>" for pair in words)
 
 
 def _vgg_weights(stamp: str) -> str:
@@ -223,7 +211,7 @@ def _samples(
         for name, files in samples.items()
         if (shown := [step for step in steps if step in files])
     }
-    encoded = iter(_encode([image for captioned in panels.values() for _, image in captioned]))
+    encoded = iter(encode_to_fit([image for captioned in panels.values() for _, image in captioned]))
     for name, captioned in panels.items():
         figures = "".join(
             f"<figure>{img(next(encoded))}<figcaption>{caption}</figcaption></figure>" for caption, _ in captioned
@@ -240,28 +228,19 @@ def _panels(files: Mapping[int, bytes]) -> list[tuple[str, np.ndarray]]:
     return [("LR", lr), (BICUBIC, bicubic), *outputs, ("HR", hr)]
 
 
-def _encode(panels: Sequence[np.ndarray]) -> list[bytes]:
-    """JPEGs as large as the page can hold."""
-    for side_px in PANEL_SIDES_PX:
-        encoded = [images.shrink(panel, side_px) for panel in panels]
-        if sum(map(len, encoded)) <= MAX_PICTURE_BYTES:
-            break
-    return encoded
-
-
 def _final_figures(card: Card) -> Iterator[str]:
     bicubic, best = _measurements(card)
     yield "<section><h2>Final figures</h2>"
-    yield _table(
+    yield table(
         ("", "PSNR on Y, dB", "gain"),
         {
             BICUBIC: (f"{bicubic.value:.2f}", ""),
             f"{card.name}, the lowest loss_val": (f"{best.value:.2f}", f"{best.gain_over(bicubic):+.2f}"),
         },
     )
-    yield f'<p class="soft">{escape(_describe(best.protocol))}</p>'
+    yield f'<p class="soft">{escape(str(best.protocol))}</p>'
     yield "<h3>Published figures: another protocol, other data, not to be compared with those above</h3>"
-    yield _table(("PSNR on Y, dB", *PUBLISHED_ON), {name: [f"{v:.2f}" for v in row] for name, row in PUBLISHED.items()})
+    yield table(("PSNR on Y, dB", *PUBLISHED_ON), {name: [f"{v:.2f}" for v in row] for name, row in PUBLISHED.items()})
     yield (
         '<p class="soft">Ledig et al. 2017, Table 2: LR by MATLAB\'s bicubic, border 4 px, trained on ImageNet. '
         "On such images srgan-ray evaluate measures a generator.</p></section>"
@@ -275,22 +254,6 @@ def _measurements(card: Card) -> tuple[Measurement, Measurement]:
         for name in ("psnr_bicubic", "psnr_val")
     )
     return bicubic, best
-
-
-def _describe(protocol: Protocol) -> str:
-    return (
-        f"{protocol.metric} on {protocol.colour}, border {protocol.border_px} px, LR by {protocol.degradation}, "
-        f"SR rounded to {protocol.rounding}, {protocol.average}, data {protocol.data_hash}"
-    )
-
-
-def _table(head: Iterable[str], rows: Mapping[str, Sequence[str]]) -> str:
-    heads = "".join(f"<th>{escape(text)}</th>" for text in head)
-    body = "".join(
-        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-        for name, cells in rows.items()
-    )
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _spread(items: Sequence[T], number: int) -> list[T]:

@@ -29,11 +29,16 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, data=absolute(config.data), out=absolute(config.out))
 
 
-def check_run(config: RunConfig) -> None:
-    """Raise InputError for what a run would stumble over: shards, files to begin from, another run in its folder."""
+def check_inputs(config: RunConfig) -> None:
+    """Raise InputError for what a run would stumble over while reading: shards, files to begin from."""
     for num_workers in config.worker_counts:
         check_feed(config.data, config.crops, num_workers)
     check_stage(config)
+
+
+def check_run(config: RunConfig) -> None:
+    """As `check_inputs`, and for another run in its folder."""
+    check_inputs(config)
     RunFolder(config.out).check(config, read_manifest(config.data).data_hash)
 
 

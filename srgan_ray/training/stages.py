@@ -111,9 +111,7 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
     learning_rates = (config.learning_rate, config.discriminator_learning_rate or config.learning_rate)
     state = TrainState(generator.train(), discriminator.train(), learning_rates, config.loop.ema_decay)
     cast = autocast(precision, worker.device)
-    weights = Weights(
-        config.content_weight, config.adversarial_weight, config.pixel_weight, config.pattern_weight
-    )
+    weights = Weights(config.content_weight, config.adversarial_weight, config.pixel_weight, config.pattern_weight)
     wrapped_generator, wrapped_discriminator = worker.wrap(generator), worker.wrap(discriminator)
     discriminator_optimizer = state.discriminator_optimizer
     assert discriminator_optimizer

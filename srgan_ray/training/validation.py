@@ -1,17 +1,15 @@
 """Validation: the averaged generator on whole photographs, shared out over the workers, recorded by rank 0."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from srgan_ray.config import PretrainConfig, RunConfig, to_settings
-from srgan_ray.data.crops import MIXED
-from srgan_ray.data.degrade import matlab_bicubic_up
-from srgan_ray.data.feed import Batch, decode_row
-from srgan_ray.data.shard_set import ShardSet
-from srgan_ray.evaluation.benchmark import BICUBIC, Pair, caption_panels
+from srgan_ray.data.feed import Batch
+from srgan_ray.evaluation.benchmark import BICUBIC, caption_panels
 from srgan_ray.evaluation.diagnostics import checkerboard, colour_drift, consistency_db
+from srgan_ray.evaluation.judge import ValPair, load_val_pairs
 from srgan_ray.evaluation.metrics import Measurement, Protocol, psnr
 from srgan_ray.models.artifact import Card, save_generator
 from srgan_ray.models.upscaler import Upscaler
@@ -23,15 +21,6 @@ from srgan_ray.training.stages import Stage, Worker
 NUM_SAMPLES = 3
 
 
-class ValPair(NamedTuple):
-    """A photograph of the validation split under one degradation."""
-
-    pair: Pair
-    degradation: str
-    bicubic: np.ndarray
-    """LR enlarged by bicubic interpolation, which every validation is compared with."""
-
-
 class Validation:
     """Called after a step, on every rank, with the means of the training losses and the step's batch.
 
@@ -41,7 +30,9 @@ class Validation:
 
     def __init__(self, config: RunConfig, stage: Stage, worker: Worker, report: Report) -> None:
         self._config, self._stage, self._worker, self._report = config, stage, worker, report
-        self._pairs, self._data_hash = load_val_pairs(config)
+        self._pairs, self._data_hash = load_val_pairs(
+            config.data, config.crops.degradation, config.loop.max_val_photographs
+        )
         self._folder = RunFolder(config.out)
         if worker.rank == 0:
             with self._folder.writing():
@@ -116,20 +107,6 @@ class Validation:
             config=to_settings(self._config),
             data_hash=self._data_hash,
         )
-
-
-def load_val_pairs(config: RunConfig) -> tuple[list[ValPair], str]:
-    """The validation photographs, each under every degradation that is trained on, and the shard set's hash."""
-    rows = ShardSet(config.data, "val")
-    wanted_rows = rows.read(range(min(len(rows), config.loop.max_val_photographs)))
-    images = [decode_row(row) for row in wanted_rows.values()]
-    wanted = config.crops.degradation
-    return [
-        ValPair(Pair(f"{image.id[:8]}_{name}", image.hr, lr), name, matlab_bicubic_up(lr))
-        for image in images
-        for name, lr in image.lr.items()
-        if wanted in (name, MIXED)
-    ], rows.manifest.data_hash
 
 
 def _in_order(parts: tuple[dict[int, Any], ...]) -> list[Any]:

@@ -13,6 +13,7 @@ from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig, from_dict, 
 from srgan_ray.data import images
 from srgan_ray.data.storage import Folder
 from srgan_ray.errors import InputError
+from srgan_ray.evaluation.judge import load_val_pairs
 from srgan_ray.evaluation.metrics import psnr
 from srgan_ray.models.artifact import load_generator
 from srgan_ray.models.upscaler import Upscaler
@@ -21,7 +22,6 @@ from srgan_ray.training.checkpoint import Checkpoints
 from srgan_ray.training.folder import RunFolder
 from srgan_ray.training.loop import Window, format_row
 from srgan_ray.training.run import check_run, with_absolute_paths
-from srgan_ray.training.validation import load_val_pairs
 
 
 @pytest.fixture(params=["pretrain", "train"])
@@ -149,7 +149,7 @@ def test_a_run_folder_holds_what_the_contract_says(config: RunConfig) -> None:
 def test_the_generator_file_gives_the_figures_on_its_card(config: RunConfig) -> None:
     """What was validated is what is released: averaged weights through the same upscaler."""
     generator, card = load_generator(plain.fit(config)["generator"])
-    pairs, data_hash = load_val_pairs(config)
+    pairs, data_hash = load_val_pairs(config.data, config.crops.degradation, config.loop.max_val_photographs)
     upscale = Upscaler(generator, config.precision)
     values = [psnr(pair.hr, upscale(pair.lr), "y") for pair, *_ in pairs]
     assert card.metrics["psnr_val"]["value"] == pytest.approx(sum(values) / len(values))
@@ -185,7 +185,7 @@ def test_training_starts_from_the_pretrained_weights(train_config: TrainConfig) 
 
 def test_mixed_validates_under_both_degradations(pretrain_config: PretrainConfig) -> None:
     crops = dataclasses.replace(pretrain_config.crops, degradation="mixed")
-    pairs, _ = load_val_pairs(dataclasses.replace(pretrain_config, crops=crops))
+    pairs, _ = load_val_pairs(pretrain_config.data, crops.degradation, 32)
     assert len(pairs) == 8
     assert {pair.name.split("_", 1)[1] for pair, *_ in pairs} == {"opencv_cubic", "matlab_bicubic"}
 
@@ -221,7 +221,7 @@ def test_two_commands_do_not_work_on_one_run(pretrain_config: PretrainConfig) ->
             f"from srgan_ray.training.folder import RunFolder\nwith RunFolder({pretrain_config.out!r}).locked(): pass"
         )
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert "another command is at work on this run" in other.stderr
+        assert "another command is at work in it" in other.stderr
     plain.fit(steps(pretrain_config, 1))
 
 

@@ -1,0 +1,197 @@
+"""A search under Ray Tune: each trial a training run of its own, several at a time, gone on with after any death.
+
+Tune hands out the resources, starts, stops and restarts trials. What is known of them lies in the search folder, not in
+Tune's own files: a search that is started again begins a new Tune experiment with what is left.
+"""
+
+import dataclasses
+import json
+import os
+import tempfile
+import time
+from typing import Any
+
+import ray
+import ray.tune
+import torch
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.search import Searcher
+
+from srgan_ray.config import TrainConfig, with_settings
+from srgan_ray.errors import InputError
+from srgan_ray.evaluation.judge import Judge
+from srgan_ray.evaluation.metrics import Measurement, Protocol, as_json
+from srgan_ray.models.artifact import load_generator
+from srgan_ray.on_ray import trainer
+from srgan_ray.on_ray.cluster import TrialShare, share_for_trials
+from srgan_ray.search.config import TuneConfig
+from srgan_ray.search.folder import SearchFolder
+from srgan_ray.search.progress import Progress
+from srgan_ray.search.space import Space
+from srgan_ray.search.trials import FAILED, FINISHED, RUNNING, STOPPED, Trial, next_trial
+from srgan_ray.training import plain
+from srgan_ray.training.folder import RunFolder
+
+MAX_RESTARTS = 3  # of a trial whose process died
+
+
+def search(config: TuneConfig, space: Space) -> list[Trial]:
+    """Run, or go on with, the search; returns its trials. Ray must be connected, and the folder locked.
+
+    Raises InputError where the cluster has too few CPUs for a trial.
+    """
+    folder = SearchFolder(config.out)
+    share = share_for_trials(config.concurrent, config.num_workers)
+    with Progress(config) as progress:
+        book = Book(config, space, folder, progress)
+        if book.num_left:
+            os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # whose tables come even where verbose is 0
+            _make_tuner(config, book, share).fit()
+        return book.trials
+
+
+def _make_tuner(config: TuneConfig, book: "Book", share: TrialShare) -> ray.tune.Tuner:
+    trainable = ray.tune.with_parameters(_train, config=config, share=share)
+    resources = {"CPU": share.num_cpus, "GPU": share.num_gpus} if config.num_workers == 1 else {"CPU": 0.01}
+    return ray.tune.Tuner(
+        ray.tune.with_resources(trainable, resources),
+        tune_config=ray.tune.TuneConfig(
+            metric="loss_val",
+            mode="min",
+            search_alg=book,
+            scheduler=_scheduler(config),
+            num_samples=book.num_left,
+            max_concurrent_trials=share.num_trials,
+            reuse_actors=True,  # a new process would import torch again, for seconds
+        ),
+        run_config=ray.tune.RunConfig(
+            storage_path=tempfile.mkdtemp(prefix="srgan_ray_tune_"),
+            failure_config=ray.tune.FailureConfig(max_failures=MAX_RESTARTS),
+            verbose=0,
+        ),
+    )
+
+
+def _scheduler(config: TuneConfig) -> Any:
+    """The hopeless are stopped by `loss_val`, which does not depend on the weights that are tried."""
+    if not config.stop_early:
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr="step",
+        grace_period=config.loop.evaluate_every,
+        max_t=config.loop.steps,
+        reduction_factor=2,
+    )
+
+
+def _train(settings: dict[str, Any], config: TuneConfig, share: TrialShare) -> None:
+    """A trial, in its own process. What a restart would not help is reported, not raised."""
+    torch.set_num_threads(share.num_cpus)
+    training = trial_config(config, settings["trial"])
+    report = TuneReport()
+    try:
+        fit = plain.fit if training.num_workers == 1 else trainer.fit
+        fit(training, report)
+        judge = Judge(
+            config.data,
+            config.crops.degradation,
+            config.loop.max_val_photographs,
+            config.precision,
+            config.niqe_model,
+        )
+        generator, _ = load_generator(RunFolder(training.out).generator_file)
+        ray.tune.report({**report.last, "figures": json.dumps(as_json(judge(generator)))})
+    except (InputError, FloatingPointError) as error:
+        ray.tune.report({**report.last, "error": " ".join(str(error).split())})
+
+
+def trial_config(config: TuneConfig, trial: Trial) -> TrainConfig:
+    """The training that a trial is."""
+    training = with_settings(config.training, trial.settings)
+    assert isinstance(training, TrainConfig)
+    return dataclasses.replace(training, out=SearchFolder(config.out).run_of(trial))
+
+
+class TuneReport:
+    """A trial's Report: validations go to Tune."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, Any] = {"step": 0, "loss_val": float("inf")}
+
+    def progress(self, step: int) -> None:
+        """Silent."""
+
+    def validated(self, row: dict[str, Any]) -> None:
+        """Report what the scheduler judges by."""
+        self.last = {name: row[name] for name in ("step", "loss_val", "psnr_val")}
+        ray.tune.report(self.last)
+
+    def say(self, line: str) -> None:
+        """Silent: alarms are in the run's own records."""
+
+
+class Book(Searcher):
+    """Tells Tune which trial is next, and keeps the search folder's rows; all of it in the command's process."""
+
+    def __init__(self, config: TuneConfig, space: Space, folder: SearchFolder, progress: Progress) -> None:
+        super().__init__(metric="loss_val", mode="min")
+        self._config, self._space, self._folder, self._progress = config, space, folder, progress
+        self.trials = folder.trials()
+        self._unfinished = [trial for trial in self.trials if trial.status == RUNNING]
+        self._started: dict[str, tuple[int, float]] = {}  # by Tune's name: the trial's number, and when it began
+        progress.show(self.trials)
+
+    @property
+    def num_left(self) -> int:
+        """Trials that are yet to begin, or to be gone on with."""
+        return self._config.num_trials - len(self.trials) + len(self._unfinished)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """A trial that was interrupted, else a new one."""
+        if self._unfinished:
+            trial = self._unfinished.pop(0)
+        else:
+            following = next_trial(self._config, self._space, self.trials)
+            if following is None:
+                return Searcher.FINISHED  # type: ignore[return-value]  # as Ray documents it
+            trial = following
+            self.trials.append(trial)
+            self._folder.write_trials(self.trials)
+        self._started[trial_id] = trial.number, time.monotonic()
+        return {"trial": trial}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A validation, which the console shows."""
+        number, _ = self._started[trial_id]
+        self._progress.step(number, result["step"])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The row is written."""
+        number, started = self._started.pop(trial_id)
+        trial = self.trials[number]
+        self.trials[number] = dataclasses.replace(
+            trial, seconds=round(trial.seconds + time.monotonic() - started, 1), **_outcome(result or {}, error)
+        )
+        self._folder.write_trials(self.trials)
+        self._progress.show(self.trials)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the rows are in the search folder."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+
+def _outcome(result: dict[str, Any], has_died: bool) -> dict[str, Any]:
+    """What is to be changed in a trial's row, by its last report."""
+    step = result.get("step", 0)
+    if has_died:
+        return {"status": FAILED, "step": step, "error": f"its process died {MAX_RESTARTS + 1} times"}
+    if "error" in result:
+        return {"status": FAILED, "step": step, "error": result["error"]}
+    if "figures" not in result:
+        return {"status": STOPPED, "step": step}
+    figures = {
+        name: Measurement(f["value"], Protocol(**f["protocol"])) for name, f in json.loads(result["figures"]).items()
+    }
+    return {"status": FINISHED, "step": step, "figures": figures}

@@ -1,0 +1,137 @@
+"""The search folder, by path or URI: `search.json`, `trials.jsonl`, a run folder for each trial, and what came of it.
+
+Written by the command itself, never by a trial, which fills its own run folder.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from srgan_ray.config import to_dict
+from srgan_ray.data.manifest import REPORT, read_manifest, versions
+from srgan_ray.data.storage import LOCK, Folder, below, split
+from srgan_ray.errors import InputError
+from srgan_ray.evaluation.metrics import Measurement, Protocol, as_json
+from srgan_ray.models.artifact import FILE_NAME
+from srgan_ray.search.config import TuneConfig
+from srgan_ray.search.front import find_front, find_spread, gains
+from srgan_ray.search.report import render_search_report
+from srgan_ray.search.trials import Trial
+from srgan_ray.training.folder import RunFolder
+
+SEARCH, TRIALS, FRONT, RUNS = "search.json", "trials.jsonl", "front.json", "trials"
+FREE_TO_CHANGE = {"trials", "concurrent", "choose"}
+
+
+class SearchFolder:
+    """The files of a search. Making the object touches nothing."""
+
+    def __init__(self, location: str) -> None:
+        self._folder = Folder(location)
+        self.generator_file = below(self._folder.location, FILE_NAME)
+
+    def check(self, config: TuneConfig) -> None:
+        """Raise InputError where the folder holds something else than a search of this config."""
+        if not self._folder.has(SEARCH):
+            if {name.split("/")[0] for name in self._folder.names()} - {LOCK}:
+                raise InputError(
+                    f"--out {self._folder} is not empty and holds no search; wanted a new one, or a search's"
+                )
+            return
+        recorded, now = json.loads(self._folder.read(SEARCH)), _describe(config)
+        if recorded["data_hash"] != now["data_hash"]:
+            raise InputError(
+                f"--data {config.data} holds the data {now['data_hash']}; the search in --out {self._folder} began "
+                f"with {recorded['data_hash']}: wanted the same data, or another --out"
+            )
+        for key, value in json.loads(json.dumps(now["config"])).items():
+            if key not in FREE_TO_CHANGE and recorded["config"].get(key) != value:
+                raise InputError(
+                    f"--out {self._folder} holds a search with {key} = {recorded['config'].get(key)}, now {value}; "
+                    "wanted the same setting, or another --out"
+                )
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other commands of this machine out of the folder. InputError where one is at work in it."""
+        return self._folder.locked("--out")
+
+    def run_of(self, trial: Trial) -> str:
+        """Where the trial's run folder is."""
+        return below(self._folder.location, f"{RUNS}/{trial.number:05d}")
+
+    def begin(self, config: TuneConfig) -> None:
+        """Write down what is searched."""
+        self._folder.write(SEARCH, (json.dumps(_describe(config), indent=2) + "\n").encode())
+
+    def trials(self) -> list[Trial]:
+        """The trials by their number."""
+        if not self._folder.has(TRIALS):
+            return []
+        return [_from_row(json.loads(line)) for line in self._folder.read(TRIALS).splitlines()]
+
+    def write_trials(self, trials: Iterable[Trial]) -> None:
+        """Replace the rows."""
+        self._folder.write(TRIALS, "".join(json.dumps(_to_row(trial)) + "\n" for trial in trials).encode())
+
+    def finish(self, config: TuneConfig, trials: Sequence[Trial], chosen: Trial | None) -> None:
+        """Write the front, the report, and the chosen trial's generator."""
+        front, spread = find_front(trials), find_spread(trials)
+        described = {
+            "chosen": chosen.number if chosen else None,
+            "front": [{**_to_row(trial), "gain_over_baseline": gains(trial, trials)} for trial in front],
+            "spread_of_baselines": spread,
+        }
+        self._folder.write(FRONT, (json.dumps(described, indent=2) + "\n").encode())
+        origin = json.loads(self._folder.read(SEARCH))
+        samples = {trial.number: RunFolder(self.run_of(trial)).best_samples() for trial in self._shown(trials, front)}
+        page = render_search_report(config, origin, trials, chosen, samples)
+        self._folder.write(REPORT, page.encode())
+        if chosen:
+            folder, name = split(RunFolder(self.run_of(chosen)).generator_file)
+            self._folder.write(FILE_NAME, folder.read(name))
+
+    def summary(self, trials: Sequence[Trial], chosen: Trial | None) -> dict[str, Any]:
+        """What a command says at its end."""
+        summary: dict[str, Any] = {
+            "search": str(self._folder),
+            "trials": dict(Counter(trial.status for trial in trials)),
+            "front": [trial.number for trial in find_front(trials)],
+        }
+        if chosen:
+            summary |= {
+                "chosen": chosen.number,
+                "settings": chosen.settings,
+                **{name: round(figure.value, 4) for name, figure in chosen.figures.items()},
+                "generator": self.generator_file,
+            }
+        return {**summary, "report": below(self._folder.location, REPORT)}
+
+    def _shown(self, trials: Sequence[Trial], front: Sequence[Trial]) -> list[Trial]:
+        first = [trial for trial in trials if trial.is_baseline and trial.figures][:1]
+        return [*first, *(trial for trial in front if trial not in first)]
+
+
+def _describe(config: TuneConfig) -> dict[str, Any]:
+    settings = {**to_dict(config.training), **_own(config)}
+    del settings["out"], settings["data"]
+    return {"config": settings, "data_hash": read_manifest(config.data).data_hash, "versions": versions()}
+
+
+def _own(config: TuneConfig) -> dict[str, Any]:
+    """What a search has beside the settings of `train`."""
+    common = {field.name for field in dataclasses.fields(config.training)}
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in common}
+
+
+def _to_row(trial: Trial) -> dict[str, Any]:
+    return {**dataclasses.asdict(trial), "figures": as_json(trial.figures)}
+
+
+def _from_row(row: dict[str, Any]) -> Trial:
+    figures = {
+        name: Measurement(figure["value"], Protocol(**figure["protocol"])) for name, figure in row["figures"].items()
+    }
+    return Trial(**{**row, "figures": figures})

@@ -1,0 +1,76 @@
+"""A search from its settings to its end, but for the trials themselves: what is checked before, what is made after."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution
+
+from srgan_ray.config import TrainConfig, with_settings
+from srgan_ray.errors import InputError
+from srgan_ray.evaluation.judge import Judge
+from srgan_ray.search.config import TuneConfig
+from srgan_ray.search.folder import SearchFolder
+from srgan_ray.search.front import choose
+from srgan_ray.search.space import Space, ends, parse_space
+from srgan_ray.search.trials import Trial
+from srgan_ray.training.run import check_inputs, with_absolute_paths
+from srgan_ray.training.stages import load_init
+
+READ_BY_TRAININGS = {"init", "crops.batch_size", "crops.crop_px"}
+
+
+class Search:
+    """Raises InputError for settings, files, or a folder that the trials would stumble over; changes nothing."""
+
+    def __init__(self, config: TuneConfig) -> None:
+        resolved = with_absolute_paths(config)
+        assert isinstance(resolved, TuneConfig)
+        self.space = _with_absolute_paths(parse_space(config.space, resolved.training), resolved)
+        self.config = resolved
+        self._folder = SearchFolder(resolved.out)
+        self._folder.check(resolved)
+        self._check_trainings()
+        Judge(resolved.data, resolved.crops.degradation, 1, "fp32", resolved.niqe_model)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """The search folder, begun, with other commands of this machine kept out. InputError where one is in it."""
+        with self._folder.locked():
+            self._folder.begin(self.config)
+            yield
+
+    def _check_trainings(self) -> None:
+        """What they read, at the ends of the space."""
+        base = self.config.training
+        check_inputs(base)
+        sizes = {base.init: load_init(base).config}
+        for path in READ_BY_TRAININGS & self.space.keys():
+            for value in ends(self.space[path]):
+                training = with_settings(base, {path: value})
+                assert isinstance(training, TrainConfig)
+                check_inputs(training)
+                sizes[training.init] = load_init(training).config
+        if len(set(sizes.values())) > 1:
+            described = ", ".join(f"{init} with {size}" for init, size in sizes.items())
+            raise InputError(f"--space init: {described}; wanted generators of one size, whose trials can be compared")
+
+    def finish(self, trials: Sequence[Trial]) -> dict[str, Any]:
+        """Write the front, the report and the chosen generator; returns a summary. Raises InputError where --choose
+        names none: the report is there all the same."""
+        try:
+            chosen = choose(trials, self.config.choose)
+        except InputError:
+            self._folder.finish(self.config, trials, None)
+            raise
+        self._folder.finish(self.config, trials, chosen)
+        return self._folder.summary(trials, chosen)
+
+
+def _with_absolute_paths(space: Space, config: TuneConfig) -> Space:
+    """Generators to begin from, as processes with other working directories find them."""
+    if "init" not in space:
+        return space
+    inits = [with_absolute_paths(dataclasses.replace(config, init=init)) for init in ends(space["init"])]
+    return {**space, "init": CategoricalDistribution([config.init for config in inits])}  # type: ignore[attr-defined]

@@ -1,0 +1,94 @@
+"""The trials of a search: their rows, and which settings are tried next."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState, create_trial
+
+from srgan_ray.evaluation.judge import Figures, excesses, find_faults
+from srgan_ray.search.config import RANDOM, TuneConfig
+from srgan_ray.search.space import Space
+
+RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
+SEED = "crops.seed"
+LEAST_DRAWN = 4  # trials that TPE draws at random first; beyond that a quarter of all of them
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A row of `trials.jsonl`."""
+
+    number: int
+    settings: dict[str, Any]
+    """What differs from the training that all have in common, by dotted path; of a baseline, the seed alone."""
+    status: str = RUNNING
+    """running, finished, stopped (hopeless) or failed."""
+    step: int = 0
+    """Of the last validation."""
+    seconds: float = 0.0
+    """That it took, in all its starts."""
+    figures: Figures = dataclasses.field(default_factory=dict)
+    """Of a finished trial's generator."""
+    error: str = ""
+    """Why it failed."""
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it has the settings outside the space, and is there to be compared with."""
+        return set(self.settings) == {SEED}
+
+    @property
+    def faults(self) -> list[str]:
+        """What is not healthy about a finished trial's generator."""
+        return find_faults(self.figures)
+
+
+def next_trial(config: TuneConfig, space: Space, trials: Iterable[Trial]) -> Trial | None:
+    """The trial after those; None where the search has them all.
+
+    The baselines come first. What TPE suggests depends on the finished trials and on the number alone, what `random`
+    does on the number alone: a search that was killed goes on as it would have.
+    """
+    trials = list(trials)
+    number = len(trials)
+    if number < config.baseline_seeds:
+        return Trial(number, {SEED: config.crops.seed + number})
+    if number >= config.num_trials:
+        return None
+    return Trial(number, _suggest(config, space, [trial for trial in trials if not trial.is_baseline], number))
+
+
+def _suggest(config: TuneConfig, space: Space, trials: list[Trial], number: int) -> dict[str, Any]:
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        study = optuna.create_study(directions=["maximize", "minimize"], sampler=_sampler(config, number))
+        for trial in trials:
+            if trial.status == FINISHED:
+                study.add_trial(_as_optunas(trial, space))
+        return study.ask(space).params
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _sampler(config: TuneConfig, number: int) -> optuna.samplers.BaseSampler:
+    seed = int(np.random.SeedSequence((config.crops.seed, number)).generate_state(1)[0])
+    if config.sampler == RANDOM:
+        return optuna.samplers.RandomSampler(seed)
+    return optuna.samplers.TPESampler(
+        n_startup_trials=max(LEAST_DRAWN, config.trials // 4),
+        seed=seed,
+    )
+
+
+def _as_optunas(trial: Trial, space: Space) -> optuna.trial.FrozenTrial:
+    return create_trial(
+        state=TrialState.COMPLETE,
+        values=[trial.figures["psnr"].value, trial.figures["perception"].value],
+        params=trial.settings,
+        distributions=space,
+        constraints=excesses(trial.figures),
+    )
