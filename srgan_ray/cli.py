@@ -89,6 +89,21 @@ def tune(argv: list[str]) -> Summary:
         return search.finish(trials)
 
 
+def promote(argv: list[str]) -> Summary:
+    """A generator through the gate: measured, and made the current one of a registry."""
+    from srgan_ray.evaluation.gate import PromoteConfig
+    from srgan_ray.evaluation.gate import promote as pass_gate
+
+    return pass_gate(parse(PromoteConfig, argv, "promote"))
+
+
+def rollback(argv: list[str]) -> Summary:
+    """An earlier generator of a registry made the current one again."""
+    from srgan_ray.evaluation.gate import RollbackConfig, roll_back
+
+    return roll_back(parse(RollbackConfig, argv, "rollback"))
+
+
 def evaluate(argv: list[str]) -> Summary:
     """A generator beside bicubic interpolation: figures and pictures."""
     from srgan_ray.evaluation.benchmark import EvaluateConfig
@@ -118,7 +133,7 @@ def serve(argv: list[str]) -> Summary:
     from srgan_ray.serving.handler import Handler
     from srgan_ray.serving.protocol import ServeConfig
 
-    config = parse(ServeConfig, argv, "serve")
+    config = parse(ServeConfig, argv, "serve").resolved()
     Handler(config.model)  # a bad generator file is refused here, not in a replica
     with ray_session():
         from srgan_ray.on_ray.app import endpoint
@@ -139,7 +154,7 @@ def demo(argv: list[str]) -> Summary:
 
 
 VERBS: dict[str, Callable[[list[str]], Summary]] = {
-    verb.__name__: verb for verb in (prepare, pretrain, train, tune, evaluate, upscale, serve, demo)
+    verb.__name__: verb for verb in (prepare, pretrain, train, tune, evaluate, promote, rollback, upscale, serve, demo)
 }
 
 

@@ -19,8 +19,10 @@ from srgan_ray.data.shards import plan_shards, read_findings, write_part, write_
 from srgan_ray.data.sources import list_photographs
 from srgan_ray.data.storage import Folder
 from srgan_ray.demo import free_port
+from srgan_ray.evaluation.metrics import Measurement, Protocol
 from srgan_ray.models.artifact import Card, save_generator
 from srgan_ray.models.generator import GeneratorConfig, build_generator
+from srgan_ray.search.trials import FINISHED, Trial
 
 SMALL = GeneratorConfig(num_blocks=1, num_features=8)
 
@@ -39,6 +41,18 @@ def write_generator(path: Path, seed: int, name: str, config: GeneratorConfig = 
     card = Card(name, dataclasses.asdict(config), "opencv_cubic", "train", 5, "random, seed 0", {}, {}, "hash")
     save_generator(path, generator.state_dict(), card)
     return str(path)
+
+
+def finished_trial(
+    number: int, psnr: float, perception: float, settings: dict | None = None, **figures: float
+) -> Trial:
+    """A healthy one, unless figures say otherwise."""
+    values = {"colour_drift": 0.1, "checkerboard": 0.1, "consistency_db": 40.0, **figures}
+    of = {"psnr": psnr, "perception": perception, **values}
+    metrics = {"perception": "swd"}
+    protocols = {name: Protocol(metrics.get(name, name), "y", "mixed", "data") for name in of}
+    measured = {name: Measurement(value, protocols[name]) for name, value in of.items()}
+    return Trial(number, settings or {"learning_rate": 1e-4}, FINISHED, 10, 1.0, measured)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from srgan_ray.data.storage import absolute
 from srgan_ray.errors import InputError
+from srgan_ray.models.registry import is_registry
 from srgan_ray.serving.handler import ModelConfig
 
 PROBLEM_TYPE = "application/problem+json"
@@ -74,6 +76,8 @@ class ServeConfig:
     model: Annotated[ModelConfig, tyro.conf.arg(name="")] = ModelConfig()
     limits: Annotated[Limits, tyro.conf.arg(name="")] = Limits()
     scaling: Annotated[Scaling, tyro.conf.arg(name="")] = Scaling()
+    registry: str = ""
+    """Registry to serve from, in place of --generator: what is current in it, also when that changes."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets other machines in."""
     port: int = 8000
@@ -82,6 +86,17 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
             raise InputError(f"--port {self.port}; wanted 1 to 65535")
+        if self.registry and self.model.generator != ModelConfig().generator:
+            raise InputError(f"--registry {self.registry} and --generator {self.model.generator}; wanted one of them")
+
+    def resolved(self) -> "ServeConfig":
+        """With the registry as what the generator is taken from. Raises InputError where there is none."""
+        if not self.registry:
+            return self
+        if not is_registry(self.registry):
+            raise InputError(f"--registry {self.registry} is none; wanted one that promote has filled")
+        model = dataclasses.replace(self.model, generator=absolute(self.registry))
+        return dataclasses.replace(self, model=model, registry="")
 
 
 class Problem(Exception):

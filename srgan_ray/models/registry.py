@@ -1,0 +1,101 @@
+"""A registry of generators, by path or URI: numbered generator files, and `registry.json`, which tells the current one.
+
+The pointer and the history are one file, so that both change at once and no reader finds one without the other.
+"""
+
+import contextlib
+import datetime
+import json
+from typing import Any
+
+from srgan_ray.data.storage import LOCK, Folder, below
+from srgan_ray.errors import InputError
+
+REGISTRY = "registry.json"
+PROMOTE, ROLLBACK = "promote", "rollback"
+
+
+class Registry:
+    """The files of a registry. Making the object touches nothing; `setting` is what named it, for messages.
+
+    Raises InputError where the folder holds something else.
+    """
+
+    def __init__(self, location: str, setting: str) -> None:
+        self._folder, self._setting = Folder(location), setting
+        self._exists = self._folder.has(REGISTRY)
+        if not self._exists and set(self._folder.names()) - {LOCK}:
+            raise InputError(f"{setting} {self._folder} holds other things, and no registry; wanted a new or empty one")
+
+    def __str__(self) -> str:
+        return str(self._folder)
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other commands of this machine out. InputError where one is at work in it."""
+        return self._folder.locked(self._setting)
+
+    @property
+    def current(self) -> int | None:
+        """The version that is served; None while there is none."""
+        history = self.history()
+        return history[-1]["version"] if history else None
+
+    def location(self, version: int) -> str:
+        """Where a version's generator file is."""
+        return below(self._folder.location, _name(version))
+
+    def history(self) -> list[dict[str, Any]]:
+        """What was done: `time` (UTC), `action`, the `version` that it made the current one, the one `before`, and what
+        a promotion knew."""
+        if not self._folder.has(REGISTRY):
+            return []
+        history: list[dict[str, Any]] = json.loads(self._folder.read(REGISTRY))["history"]
+        return history
+
+    def promote(self, content: bytes, known: dict[str, Any]) -> int:
+        """Take a generator file's bytes in as the next version, and make it the current one; returns its number."""
+        version = 1 + max((entry["version"] for entry in self.history()), default=0)
+        self._folder.write(_name(version), content)
+        self._enter(PROMOTE, version, known)
+        return version
+
+    def roll_back(self, version: int | None) -> int:
+        """Make `version`, or the one before the current one's promotion, the current one; returns its number.
+
+        Raises InputError where there is no such version.
+        """
+        promotions = {entry["version"]: entry for entry in self.history() if entry["action"] == PROMOTE}
+        current = self.current
+        if current is None:
+            raise InputError(f"{self._setting} {self} holds no version; wanted a registry with two at least")
+        wanted = version or promotions[current]["before"]
+        if wanted not in promotions:
+            raise InputError(
+                f"{self._setting} {self}: no version {wanted or 'before ' + str(current)} to go back to; wanted "
+                f"--version with one of {', '.join(map(str, promotions))}"
+            )
+        self._enter(ROLLBACK, wanted, {})
+        return wanted
+
+    def _enter(self, action: str, version: int, known: dict[str, Any]) -> None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        entry = {"time": now, "action": action, "version": version, "before": self.current, **known}
+        content = {"current": version, "history": [*self.history(), entry]}
+        self._folder.write(REGISTRY, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def is_registry(location: str) -> bool:
+    """Whether there is one."""
+    return Folder(location).has(REGISTRY)
+
+
+def find_current(location: str) -> str:
+    """The current generator file of a registry. Raises InputError where there is none."""
+    registry = Registry(location, "registry")
+    if registry.current is None:
+        raise InputError(f"registry {location} holds no generator; wanted one that promote has filled")
+    return registry.location(registry.current)
+
+
+def _name(version: int) -> str:
+    return f"versions/{version:05d}.safetensors"

@@ -1,0 +1,68 @@
+"""Versions, the pointer, and the way back."""
+
+from pathlib import Path
+
+import pytest
+
+from fakes import write_generator
+from srgan_ray.errors import InputError
+from srgan_ray.models.artifact import find_generator, load_generator
+from srgan_ray.models.registry import Registry, is_registry
+
+
+@pytest.fixture(params=["disk", "object storage"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "disk":
+        return str(tmp_path / "registry")
+    return f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+
+
+def filled(location: str, number: int, tmp_path: Path) -> Registry:
+    for seed in range(number):
+        content = Path(write_generator(tmp_path / f"{seed}.safetensors", seed, f"generator {seed}")).read_bytes()
+        assert Registry(location, "--to").promote(content, {"source": f"run {seed}"}) == seed + 1
+    return Registry(location, "--to")
+
+
+def test_what_was_promoted_last_is_current(location: str, tmp_path: Path) -> None:
+    assert (Registry(location, "--to").current, is_registry(location)) == (None, False)
+    registry = filled(location, 2, tmp_path)
+    assert (registry.current, is_registry(location)) == (2, True)
+    assert load_generator(find_generator(location))[1].name == "generator 1"
+    entries = [(entry["action"], entry["version"], entry["before"], entry["source"]) for entry in registry.history()]
+    assert entries == [("promote", 1, None, "run 0"), ("promote", 2, 1, "run 1")]
+
+
+def test_the_way_back(location: str, tmp_path: Path) -> None:
+    registry = filled(location, 3, tmp_path)
+    assert [registry.roll_back(None), registry.roll_back(None), registry.current] == [2, 1, 1]
+    assert load_generator(find_generator(location))[1].name == "generator 0"
+    with pytest.raises(InputError, match="no version before 1 to go back to; wanted --version with one of 1, 2, 3"):
+        registry.roll_back(None)
+    assert registry.roll_back(3) == 3
+    with pytest.raises(InputError, match="no version 9 to go back to"):
+        registry.roll_back(9)
+
+
+def test_what_was_taken_back_is_not_gone_back_to(location: str, tmp_path: Path) -> None:
+    registry = filled(location, 3, tmp_path)
+    registry.roll_back(None)
+    assert registry.promote(Path(tmp_path / "0.safetensors").read_bytes(), {}) == 4
+    assert registry.roll_back(None) == 2
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "photograph.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match="--to .* holds other things, and no registry; wanted a new or empty one"):
+        Registry(str(tmp_path), "--to")
+    with pytest.raises(InputError, match="holds no version"):
+        Registry(str(tmp_path / "new"), "REGISTRY").roll_back(None)
+
+
+def test_one_command_at_a_time(tmp_path: Path) -> None:
+    with (
+        Registry(str(tmp_path), "--to").locked(),
+        pytest.raises(InputError, match="--to .*: another command is at work in it"),
+        Registry(str(tmp_path), "--to").locked(),
+    ):
+        pass
