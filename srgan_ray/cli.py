@@ -79,10 +79,11 @@ def tune(argv: list[str]) -> Summary:
     from srgan_ray.on_ray.session import ray_session
     from srgan_ray.search.config import TuneConfig
     from srgan_ray.search.search import Search
+    from srgan_ray.training.memory import WORKER_ENVIRONMENT
 
     search = Search(parse(TuneConfig, argv, "tune"))
     with search.opened():
-        with ray_session():
+        with ray_session(WORKER_ENVIRONMENT):
             from srgan_ray.on_ray import tuner
 
             trials = tuner.search(search.config, search.space)

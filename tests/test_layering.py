@@ -17,7 +17,8 @@ ALLOWED = {
     "training": {"errors", "data", "models", "evaluation", "config"},
     "serving": {"errors", "data", "models", "evaluation"},
     "config": {"errors", "data", "models", "training"},
-    "on_ray": {"errors", "data", "models", "evaluation", "training", "serving", "config"},
+    "search": {"errors", "data", "models", "evaluation", "training", "config"},
+    "on_ray": {"errors", "data", "models", "evaluation", "training", "search", "serving", "config"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

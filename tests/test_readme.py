@@ -12,6 +12,8 @@ from srgan_ray.config import PretrainConfig, TrainConfig
 from srgan_ray.data.manifest import PrepareConfig
 from srgan_ray.demo import DemoConfig
 from srgan_ray.evaluation.benchmark import EvaluateConfig
+from srgan_ray.evaluation.gate import PromoteConfig, RollbackConfig
+from srgan_ray.search.config import TuneConfig
 from srgan_ray.serving.files import UpscaleConfig
 from srgan_ray.serving.protocol import ServeConfig
 
@@ -19,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 CLUSTER = (ROOT / "cluster" / "README.md").read_text()
 CONFIGS = {
-    "prepare": PrepareConfig, "pretrain": PretrainConfig, "train": TrainConfig, "evaluate": EvaluateConfig,
+    "prepare": PrepareConfig, "pretrain": PretrainConfig, "train": TrainConfig, "tune": TuneConfig,
+    "promote": PromoteConfig, "rollback": RollbackConfig, "evaluate": EvaluateConfig,
     "upscale": UpscaleConfig, "serve": ServeConfig, "demo": DemoConfig,
 }  # fmt: skip
 
@@ -70,6 +73,8 @@ def test_flags_of_the_contract(capsys) -> None:
         "prepare": "--out --limit --seed --degradations",
         "pretrain": "--data --out --steps --evaluate-every --batch-size --num-workers --degradation",
         "train": "--data --out --steps --evaluate-every --batch-size --num-workers --degradation --init",
+        "tune": "--data --init --out --trials --concurrent",
+        "promote": "--to",
         "evaluate": "--generator --hr --lr --degradation --json --pictures",
         "upscale": "--out --generator --fidelity --format",
         "serve": "--generator --host --port",

@@ -108,6 +108,11 @@ def as_json(measurements: dict[str, Measurement]) -> dict[str, Any]:
     return {name: dataclasses.asdict(measurement) for name, measurement in measurements.items()}
 
 
+def from_json(values: dict[str, Any]) -> dict[str, Measurement]:
+    """What `as_json` gave."""
+    return {name: Measurement(found["value"], Protocol(**found["protocol"])) for name, found in values.items()}
+
+
 def _comparable(image: np.ndarray, colour: str, border_px: int) -> np.ndarray:
     inside = image[border_px : image.shape[0] - border_px, border_px : image.shape[1] - border_px]
     return rgb_to_y(inside) if colour == "y" else inside.astype(np.float64)

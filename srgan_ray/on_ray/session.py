@@ -8,7 +8,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from srgan_ray.errors import InputError
 
@@ -16,11 +17,11 @@ CONNECT_TIMEOUT_S = 10
 
 
 @contextlib.contextmanager
-def ray_session() -> Iterator[None]:
+def ray_session(environment: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
     """Connect to the cluster that RAY_ADDRESS names, and leave it as it is; without one, start Ray and stop it after.
 
-    Enter it before the first import of ray in the process: ray reads parts of the environment then. Raises InputError
-    where RAY_ADDRESS does not answer.
+    Its processes find `environment` in theirs. Enter it before the first import of ray in the process: ray reads parts
+    of the environment then. Raises InputError where RAY_ADDRESS does not answer.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     if address:
@@ -30,14 +31,14 @@ def ray_session() -> Iterator[None]:
     import ray
 
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints its messages to standard output
-        _init(address)
+        _init(address, environment)
         try:
             yield
         finally:
             ray.shutdown()
 
 
-def _init(address: str) -> None:
+def _init(address: str, environment: Mapping[str, str]) -> None:
     import ray
 
     on_terminate = signal.getsignal(signal.SIGTERM)
@@ -47,6 +48,7 @@ def _init(address: str) -> None:
             include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            runtime_env={"env_vars": dict(environment)} if environment else None,
         )
     except ConnectionError as error:
         raise InputError(f"RAY_ADDRESS {address} does not answer; wanted a running cluster, or unset") from error

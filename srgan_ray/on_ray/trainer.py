@@ -19,6 +19,7 @@ from srgan_ray.errors import InputError
 from srgan_ray.on_ray.cluster import share_for
 from srgan_ray.training.folder import RAY_FILES, RunFolder
 from srgan_ray.training.loop import Report, format_row
+from srgan_ray.training.memory import WORKER_ENVIRONMENT
 from srgan_ray.training.run import run
 from srgan_ray.training.stages import Worker
 
@@ -26,15 +27,12 @@ Note = tuple[str, Any]
 MAX_RESTARTS = 3
 REDRAW_S = 0.5
 RESIZE_CHECK_S = 15  # an elastic run looks so often whether nodes have come
-# The loop runs in a thread, to which glibc gives an arena that returns what a step frees to the system, whatever
-# `keep_freed_memory` says: up to 12,000 page faults a step.
-WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
 PEER_TIMEOUT_S = 3600  # ranks wait while rank 0 writes down what was validated
 
 
-def fit(config: RunConfig, report: Report | None = None) -> dict[str, Any]:
+def fit(config: RunConfig, report: Report | None = None, num_cpus: int = 0) -> dict[str, Any]:
     """Run, or go on with, what `config` says; returns a summary. Without a `report` it shows a progress bar and a line
-    for each validation.
+    for each validation. Each worker gets `num_cpus`; 0: as many as there are for all of them.
 
     Raises InputError where the cluster has too few CPUs, where another command is at work in the run folder, and where
     a worker gives up with one; ray.train's TrainingFailedError where workers died more than MAX_RESTARTS times.
@@ -42,13 +40,14 @@ def fit(config: RunConfig, report: Report | None = None) -> dict[str, Any]:
     folder = RunFolder(config.out)
     with folder.locked():
         with contextlib.nullcontext(report) if report else ProgressBar(config.loop.steps) as shown:
-            _fit_and_tell(*_make_trainer(config), shown)
+            _fit_and_tell(*_make_trainer(config, num_cpus), shown)
         folder.write_report()
         return folder.summary()
 
 
-def _make_trainer(config: RunConfig) -> tuple[TorchTrainer, Any]:
-    num_cpus, use_gpu = share_for(config.worker_counts)
+def _make_trainer(config: RunConfig, num_cpus: int) -> tuple[TorchTrainer, Any]:
+    most_cpus, use_gpu = share_for(config.worker_counts)
+    num_cpus = num_cpus or most_cpus
     board = ray.remote(num_cpus=0)(Board).remote()
     return TorchTrainer(
         _train_loop_per_worker,

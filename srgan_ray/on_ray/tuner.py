@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 import tempfile
-import time
 from typing import Any
 
 import ray
@@ -20,7 +19,7 @@ from ray.tune.search import Searcher
 from srgan_ray.config import TrainConfig, with_settings
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.judge import Judge
-from srgan_ray.evaluation.metrics import Measurement, Protocol, as_json
+from srgan_ray.evaluation.metrics import as_json, from_json
 from srgan_ray.models.artifact import load_generator
 from srgan_ray.on_ray import trainer
 from srgan_ray.on_ray.cluster import TrialShare, share_for_trials
@@ -32,6 +31,7 @@ from srgan_ray.search.trials import FAILED, FINISHED, RUNNING, STOPPED, Trial, n
 from srgan_ray.training import plain
 from srgan_ray.training.folder import RunFolder
 
+NOTHING_YET = {"step": 0, "loss_val": 0.0, "elapsed_s": 0.0}
 MAX_RESTARTS = 3  # of a trial whose process died
 
 
@@ -90,8 +90,10 @@ def _train(settings: dict[str, Any], config: TuneConfig, share: TrialShare) -> N
     training = trial_config(config, settings["trial"])
     report = TuneReport()
     try:
-        fit = plain.fit if training.num_workers == 1 else trainer.fit
-        fit(training, report)
+        if training.num_workers == 1:
+            plain.fit(training, report)  # here: Ray Train would start a process for it, in 10 s
+        else:
+            trainer.fit(training, report, share.num_cpus)
         judge = Judge(
             config.data,
             config.crops.degradation,
@@ -99,10 +101,11 @@ def _train(settings: dict[str, Any], config: TuneConfig, share: TrialShare) -> N
             config.precision,
             config.niqe_model,
         )
-        generator, _ = load_generator(RunFolder(training.out).generator_file)
-        ray.tune.report({**report.last, "figures": json.dumps(as_json(judge(generator)))})
+        folder = RunFolder(training.out)
+        generator, _ = load_generator(folder.generator_file)
+        ray.tune.report({**brief(folder.metrics()[-1]), "figures": json.dumps(as_json(judge(generator)))})
     except (InputError, FloatingPointError) as error:
-        ray.tune.report({**report.last, "error": " ".join(str(error).split())})
+        ray.tune.report({**(report.last or NOTHING_YET), "error": " ".join(str(error).split())})
 
 
 def trial_config(config: TuneConfig, trial: Trial) -> TrainConfig:
@@ -112,18 +115,23 @@ def trial_config(config: TuneConfig, trial: Trial) -> TrainConfig:
     return dataclasses.replace(training, out=SearchFolder(config.out).run_of(trial))
 
 
+def brief(row: dict[str, Any]) -> dict[str, Any]:
+    """What Tune hears of a validation."""
+    return {name: row[name] for name in ("step", "loss_val", "elapsed_s")}
+
+
 class TuneReport:
     """A trial's Report: validations go to Tune."""
 
     def __init__(self) -> None:
-        self.last: dict[str, Any] = {"step": 0, "loss_val": float("inf")}
+        self.last: dict[str, Any] = {}
 
     def progress(self, step: int) -> None:
         """Silent."""
 
     def validated(self, row: dict[str, Any]) -> None:
         """Report what the scheduler judges by."""
-        self.last = {name: row[name] for name in ("step", "loss_val", "psnr_val")}
+        self.last = brief(row)
         ray.tune.report(self.last)
 
     def say(self, line: str) -> None:
@@ -138,7 +146,7 @@ class Book(Searcher):
         self._config, self._space, self._folder, self._progress = config, space, folder, progress
         self.trials = folder.trials()
         self._unfinished = [trial for trial in self.trials if trial.status == RUNNING]
-        self._started: dict[str, tuple[int, float]] = {}  # by Tune's name: the trial's number, and when it began
+        self._numbers: dict[str, int] = {}  # of the running trials, by Tune's names for them
         progress.show(self.trials)
 
     @property
@@ -157,21 +165,17 @@ class Book(Searcher):
             trial = following
             self.trials.append(trial)
             self._folder.write_trials(self.trials)
-        self._started[trial_id] = trial.number, time.monotonic()
+        self._numbers[trial_id] = trial.number
         return {"trial": trial}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A validation, which the console shows."""
-        number, _ = self._started[trial_id]
-        self._progress.step(number, result["step"])
+        self._progress.step(self._numbers[trial_id], result["step"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The row is written."""
-        number, started = self._started.pop(trial_id)
-        trial = self.trials[number]
-        self.trials[number] = dataclasses.replace(
-            trial, seconds=round(trial.seconds + time.monotonic() - started, 1), **_outcome(result or {}, error)
-        )
+        number = self._numbers.pop(trial_id)
+        self.trials[number] = dataclasses.replace(self.trials[number], **_outcome(result or {}, error))
         self._folder.write_trials(self.trials)
         self._progress.show(self.trials)
 
@@ -184,14 +188,11 @@ class Book(Searcher):
 
 def _outcome(result: dict[str, Any], has_died: bool) -> dict[str, Any]:
     """What is to be changed in a trial's row, by its last report."""
-    step = result.get("step", 0)
+    reached = {"step": result.get("step", 0), "seconds": round(result.get("elapsed_s", 0.0), 1)}
     if has_died:
-        return {"status": FAILED, "step": step, "error": f"its process died {MAX_RESTARTS + 1} times"}
+        return {"status": FAILED, **reached, "error": f"its process died {MAX_RESTARTS + 1} times"}
     if "error" in result:
-        return {"status": FAILED, "step": step, "error": result["error"]}
+        return {"status": FAILED, **reached, "error": result["error"]}
     if "figures" not in result:
-        return {"status": STOPPED, "step": step}
-    figures = {
-        name: Measurement(f["value"], Protocol(**f["protocol"])) for name, f in json.loads(result["figures"]).items()
-    }
-    return {"status": FINISHED, "step": step, "figures": figures}
+        return {"status": STOPPED, **reached}
+    return {"status": FINISHED, **reached, "figures": from_json(json.loads(result["figures"]))}

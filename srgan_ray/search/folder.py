@@ -14,7 +14,7 @@ from srgan_ray.config import to_dict
 from srgan_ray.data.manifest import REPORT, read_manifest, versions
 from srgan_ray.data.storage import LOCK, Folder, below, split
 from srgan_ray.errors import InputError
-from srgan_ray.evaluation.metrics import Measurement, Protocol, as_json
+from srgan_ray.evaluation.metrics import as_json, from_json
 from srgan_ray.models.artifact import FILE_NAME
 from srgan_ray.search.config import TuneConfig
 from srgan_ray.search.front import find_front, find_spread, gains
@@ -131,7 +131,4 @@ def _to_row(trial: Trial) -> dict[str, Any]:
 
 
 def _from_row(row: dict[str, Any]) -> Trial:
-    figures = {
-        name: Measurement(figure["value"], Protocol(**figure["protocol"])) for name, figure in row["figures"].items()
-    }
-    return Trial(**{**row, "figures": figures})
+    return Trial(**{**row, "figures": from_json(row["figures"])})

@@ -29,7 +29,7 @@ class Trial:
     step: int = 0
     """Of the last validation."""
     seconds: float = 0.0
-    """That it took, in all its starts."""
+    """Of training, up to then."""
     figures: Figures = dataclasses.field(default_factory=dict)
     """Of a finished trial's generator."""
     error: str = ""

@@ -53,7 +53,7 @@ def test_what_was_taken_back_is_not_gone_back_to(location: str, tmp_path: Path) 
 
 def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photograph.jpg").write_bytes(b"")
-    with pytest.raises(InputError, match="--to .* holds other things, and no registry; wanted a new or empty one"):
+    with pytest.raises(InputError, match=r"--to .* holds other things, and no registry; wanted a new or empty one"):
         Registry(str(tmp_path), "--to")
     with pytest.raises(InputError, match="holds no version"):
         Registry(str(tmp_path / "new"), "REGISTRY").roll_back(None)
@@ -62,7 +62,7 @@ def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
 def test_one_command_at_a_time(tmp_path: Path) -> None:
     with (
         Registry(str(tmp_path), "--to").locked(),
-        pytest.raises(InputError, match="--to .*: another command is at work in it"),
+        pytest.raises(InputError, match=r"--to .*: another command is at work in it"),
         Registry(str(tmp_path), "--to").locked(),
     ):
         pass
