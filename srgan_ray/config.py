@@ -107,10 +107,10 @@ def to_settings(config: RunConfig) -> dict[str, Any]:
     return settings | {key: Path(settings[key]).name for key in ("init", "vgg_weights") if key in settings}
 
 
-def to_arguments(config: RunConfig) -> list[str]:
-    """The arguments that give this config on the command line: what differs from the defaults."""
+def to_flags(config: RunConfig) -> list[tuple[str, str]]:
+    """The flags, each with its value, that give this config on the command line: what differs from the defaults."""
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    return [text for flag, value in _differences(config, defaults, "--") for text in (flag, str(value))]
+    return [(flag, str(value)) for flag, value in _differences(config, defaults, "--")]
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

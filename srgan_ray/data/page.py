@@ -76,11 +76,10 @@ def tiles(figures: dict[str, str]) -> str:
     return f'<div class="tiles">{inside}</div>'
 
 
-def command(verb: str, arguments: Iterable[str]) -> str:
-    """A command line of flags and values; no line break parts a flag from its value."""
-    words = iter(arguments)
-    pairs = [["srgan-ray", verb], *([flag, next(words)] for flag in words)]
-    return f"<code>{' '.join(f'<span>{escape(shlex.join(pair))}</span>' for pair in pairs)}</code>"
+def command(verb: str, flags: Iterable[Sequence[str]]) -> str:
+    """A command line, of flags each with its values; no line break parts a flag from them."""
+    words = " ".join(f"<span>{escape(shlex.join(flag))}</span>" for flag in [["srgan-ray", verb], *flags])
+    return f"<code>{words}</code>"
 
 
 def table(head: Iterable[str], rows: Mapping[str, Sequence[str]]) -> str:

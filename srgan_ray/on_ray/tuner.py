@@ -13,7 +13,7 @@ from typing import Any
 import ray
 import ray.tune
 import torch
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from srgan_ray.config import TrainConfig, with_settings
@@ -32,6 +32,8 @@ from srgan_ray.training import plain
 from srgan_ray.training.folder import RunFolder
 
 NOTHING_YET = {"step": 0, "loss_val": 0.0, "elapsed_s": 0.0}
+# Of a trial whose workers have the CPUs; Tune does not take nothing, and a hundredth of a CPU is missing from the last.
+NEXT_TO_NOTHING = {"CPU": 0.0, "memory": 1.0}
 MAX_RESTARTS = 3  # of a trial whose process died
 
 
@@ -52,7 +54,7 @@ def search(config: TuneConfig, space: Space) -> list[Trial]:
 
 def _make_tuner(config: TuneConfig, book: "Book", share: TrialShare) -> ray.tune.Tuner:
     trainable = ray.tune.with_parameters(_train, config=config, share=share)
-    resources = {"CPU": share.num_cpus, "GPU": share.num_gpus} if config.num_workers == 1 else {"CPU": 0.01}
+    resources = {"CPU": float(share.num_cpus), "GPU": share.num_gpus} if config.num_workers == 1 else NEXT_TO_NOTHING
     return ray.tune.Tuner(
         ray.tune.with_resources(trainable, resources),
         tune_config=ray.tune.TuneConfig(
@@ -76,12 +78,21 @@ def _scheduler(config: TuneConfig) -> Any:
     """The hopeless are stopped by `loss_val`, which does not depend on the weights that are tried."""
     if not config.stop_early:
         return FIFOScheduler()
-    return ASHAScheduler(
+    return StopHopeless(
         time_attr="step",
         grace_period=config.loop.evaluate_every,
-        max_t=config.loop.steps,
+        max_t=config.loop.steps + 1,  # at which it would stop every trial, before its generator is measured
         reduction_factor=2,
     )
+
+
+class StopHopeless(ASHAScheduler):
+    """ASHA, which never stops a baseline: the others are compared with it."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether the trial goes on."""
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if trial.config["trial"].is_baseline else decision
 
 
 def _train(settings: dict[str, Any], config: TuneConfig, share: TrialShare) -> None:

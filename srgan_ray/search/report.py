@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from srgan_ray.config import to_arguments
+from srgan_ray.config import to_flags
 from srgan_ray.data import images
 from srgan_ray.data.page import (
     FIGURES_STYLE,
@@ -76,7 +76,7 @@ def _headline(
         yield '<p class="warning">No trial ended healthy: there is no front, and nothing to choose.</p>'
     if chosen:
         yield f'<p class="soft">Chosen by --choose {escape(config.choose)}: {name_of(chosen)}, {_describe(chosen)}</p>'
-    yield f'<p class="soft">To repeat it, with another --out:</p>{command("tune", _arguments(config))}'
+    yield f'<p class="soft">To repeat it, with another --out:</p>{command("tune", _flags(config))}'
     versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     yield f'<p class="soft">Data {escape(origin["data_hash"])}; {escape(versions)}</p>'
 
@@ -85,17 +85,18 @@ def _statuses(trials: Sequence[Trial]) -> list[str]:
     return sorted({trial.status for trial in trials})
 
 
-def _arguments(config: TuneConfig) -> list[str]:
-    """Those of the training, then the search's own, of which each value of a list gets its flag."""
+def _flags(config: TuneConfig) -> list[Sequence[str]]:
+    """Those of the training, then the search's own."""
     defaults = TuneConfig(data="", out="", init="")
-    common = {name for name in vars(config.training)}
-    own = [(name, value) for name, value in vars(config).items() if name not in common]
-    changed = [(name, value) for name, value in own if value != getattr(defaults, name)]
-    flags = [(f"--{name.replace('_', '-')}", value) for name, value in changed]
-    words = [
-        word for flag, value in flags for word in (flag, " ".join(value) if isinstance(value, tuple) else str(value))
+    own = {name: value for name, value in vars(config).items() if name not in vars(config.training)}
+    return [
+        *to_flags(config.training),
+        *(
+            (f"--{name.replace('_', '-')}", *(value if isinstance(value, tuple) else (str(value),)))
+            for name, value in own.items()
+            if value != getattr(defaults, name)
+        ),
     ]
-    return [*to_arguments(config.training), *words]
 
 
 def _front(trials: Sequence[Trial], chosen: Trial | None) -> Iterator[str]:

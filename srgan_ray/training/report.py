@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from srgan_ray.config import RunConfig, to_arguments
+from srgan_ray.config import RunConfig, to_flags
 from srgan_ray.data import images
 from srgan_ray.data.page import (
     FIGURES_STYLE,
@@ -110,7 +110,7 @@ def _headline(config: RunConfig, origin: Mapping[str, Any], card: Card, series: 
     yield f'<p class="soft">Stage {escape(card.stage)}. {escape(type(config).__doc__ or "")}</p>'
     yield _vgg_weights(origin["vgg_weights"])
     yield tiles(_figures(card, series))
-    yield f'<p class="soft">To repeat it, with another --out:</p>{command(card.stage, to_arguments(config))}'
+    yield f'<p class="soft">To repeat it, with another --out:</p>{command(card.stage, to_flags(config))}'
     versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     yield f'<p class="soft">Data {escape(origin["data_hash"])}; {escape(versions)}</p>'
 

@@ -111,10 +111,10 @@ def test_a_search_goes_on_with_what_is_left(config: TuneConfig, ray_cluster: Non
 
 
 def test_hopeless_trials_are_stopped(config: TuneConfig, ray_cluster: None) -> None:
-    """A learning rate of 1 ruins a generator: its loss_val is hopeless beside that of one that hardly moves."""
+    """A learning rate of 1 ruins a generator: its loss_val is hopeless beside the baseline's."""
     config = dataclasses.replace(
         config,
-        space=("learning_rate=choice:1e-8,1",),
+        space=("learning_rate=choice:1e-4,1",),
         trials=5,
         concurrent=1,
         stop_early=True,
@@ -160,7 +160,7 @@ def test_kills_cost_no_trial(config: TuneConfig, tmp_path: Path) -> None:
     wait_for(lambda: len(list((run_of(config, 1) / "checkpoints").glob("*/checkpoint.json"))) > 0)
     first.kill()
     first.communicate(timeout=60)
-    wait_for(lambda: not processes_of(first.pid), 30)
+    wait_for(lambda: not trial_process(first.pid), 30)
     before = rows(config)
     assert [row["status"] for row in before] == ["finished", "running"]
 

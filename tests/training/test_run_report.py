@@ -12,7 +12,7 @@ import pytest
 from fakes import photograph
 from pages import Balance, assert_stands_alone
 from srgan_ray.cli import parse
-from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig, to_arguments
+from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig, to_flags
 from srgan_ray.data import images
 from srgan_ray.data.crops import CropConfig
 from srgan_ray.evaluation.benchmark import caption_panels
@@ -129,7 +129,7 @@ def test_the_command_repeats_the_run(config: RunConfig) -> None:
     program, verb, *arguments = shlex.split(html.unescape(re.sub("<.*?>", "", code)))
     assert (program, verb) == ("srgan-ray", "verb")
     assert parse(type(config), arguments, verb) == config
-    assert "--batch-size" not in to_arguments(config)
+    assert "--batch-size" not in dict(to_flags(config))
 
 
 def test_every_figure_is_drawn_the_unknown_ones_apart() -> None:

@@ -1,0 +1,117 @@
+"""The search's page, and the files beside it, from rows that tests make up."""
+
+import dataclasses
+import html
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fakes import finished_trial, photograph, write_generator
+from pages import Balance, assert_stands_alone
+from srgan_ray.cli import parse
+from srgan_ray.data import images
+from srgan_ray.errors import InputError
+from srgan_ray.evaluation.benchmark import caption_panels
+from srgan_ray.search.config import TuneConfig
+from srgan_ray.search.folder import SearchFolder
+from srgan_ray.search.report import render_search_report
+from srgan_ray.search.trials import FAILED, SEED, STOPPED, Trial
+
+SETTINGS = [{"learning_rate": rate, "pixel_weight": 1.5} for rate in (1e-5, 1e-4, 1e-3)]
+TRIALS = [
+    finished_trial(0, 26.0, 8.0, {SEED: 0}),
+    finished_trial(1, 26.1, 8.2, {SEED: 1}),
+    finished_trial(2, 26.05, 7.0, SETTINGS[0]),
+    finished_trial(3, 27.5, 7.5, SETTINGS[1]),
+    finished_trial(4, 29.0, 5.0, SETTINGS[2], checkerboard=0.9),
+    Trial(5, SETTINGS[0], STOPPED, 50, 9.0),
+    Trial(6, SETTINGS[1], FAILED, 0, 0.0, error="loss became <nan>"),
+]
+CONFIG = TuneConfig(
+    data="my shards",
+    out="search",
+    init="psnr",
+    trials=5,
+    learning_rate=3e-5,
+    space=("learning_rate=log:1e-5:1e-3", "pixel_weight=choice:0,1.5"),
+)
+ORIGIN = {"data_hash": "abc", "versions": {"torch": "2.14.1"}}
+
+
+def render(trials=TRIALS, chosen: Trial | None = TRIALS[3]) -> str:
+    hr = photograph(0, 64, 64)
+    picture = images.encode(caption_panels(hr[::4, ::4], {"bicubic": hr, "SR": hr}, hr), "png")
+    samples = {number: {"dog": picture} for number in (0, 2, 3)}
+    return render_search_report(CONFIG, ORIGIN, trials, chosen, samples)
+
+
+def test_the_page_stands_alone_and_is_the_same_each_time() -> None:
+    page = render()
+    assert_stands_alone(page)
+    assert Balance(page).open == []
+    assert page == render()
+
+
+def test_gains_beside_the_noise_of_the_seeds() -> None:
+    """Trial 2: psnr 26.05 is the baselines' mean; perception 7.0 is 1.1 better, their spread is 0.2."""
+    texts = Balance(render()).texts
+    start = texts.index("trial 2 knee")
+    assert texts[start + 1 : start + 7] == ["26.050", "+0.000", "within noise", "7.000", "+1.100", "better"]
+    assert "trial 3 chosen" in texts
+    assert any("psnr 0.100, perception 0.200 apart" in text for text in texts)
+
+
+def test_side_by_side_are_lr_bicubic_what_is_shown_and_hr() -> None:
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", render())
+    assert captions == [
+        *("LR", "bicubic", "baseline 0: 26.00 dB, swd 8.00"),
+        *("trial 2: 26.05 dB, swd 7.00", "trial 3: 27.50 dB, swd 7.50", "HR"),
+    ]
+
+
+def test_every_trial_is_told_of() -> None:
+    texts = Balance(render()).texts
+    assert {f"{kind} {number}" for number, kind in enumerate(["baseline"] * 2 + ["trial"] * 5)} <= {*texts, "trial 3"}
+    assert "checkerboard = 0.90, wanted at most 0.25 levels" in texts
+    assert {"stopped at step 50", "failed at step 0 loss became <nan>"} <= set(texts)
+    assert render().count("<circle") == 5 + 2 * 3  # all in the front's drawing, trials by learning rate in two others
+
+
+def test_the_command_gives_the_same_search() -> None:
+    [code] = re.findall(r"<code>(.*?)</code>", render())
+    _, verb, *arguments = shlex.split(html.unescape(re.sub("<.*?>", "", code)))
+    assert parse(TuneConfig, arguments, verb) == CONFIG
+
+
+@pytest.mark.parametrize("trials", [TRIALS[4:], TRIALS[5:]])
+def test_a_search_without_a_front_says_so(trials: list[Trial]) -> None:
+    page = render_search_report(CONFIG, ORIGIN, trials, None, {})
+    assert "No trial ended healthy" in page
+    assert Balance(page).open == []
+
+
+def test_the_folder_holds_what_is_found(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(CONFIG, data=str(shards), out=str(tmp_path / "search"))
+    folder = SearchFolder(config.out)
+    monkeypatch.setattr("srgan_ray.search.folder.RunFolder.best_samples", lambda run: {})
+    write_generator(tmp_path / "search" / "trials" / "00003" / "generator.safetensors", 0, "best")
+    folder.begin(config)
+    folder.write_trials(TRIALS)
+    assert SearchFolder(config.out).trials() == TRIALS
+    folder.finish(config, TRIALS, TRIALS[3])
+    front = json.loads((tmp_path / "search" / "front.json").read_text())
+    assert ([row["number"] for row in front["front"]], front["chosen"]) == ([2, 3], 3)
+    assert front["spread_of_baselines"] == pytest.approx({"psnr": 0.1, "perception": 0.2})
+    chosen = tmp_path / "search" / "generator.safetensors"
+    assert chosen.read_bytes() == (tmp_path / "search" / "trials" / "00003" / "generator.safetensors").read_bytes()
+
+    folder.check(dataclasses.replace(config, trials=50, choose="psnr"))
+    with pytest.raises(
+        InputError, match=r"holds a search with learning_rate = 3e-05, now 0\.1; wanted the same setting"
+    ):
+        folder.check(dataclasses.replace(config, learning_rate=0.1))
+    with pytest.raises(InputError, match="is not empty and holds no search"):
+        SearchFolder(str(shards)).check(config)
