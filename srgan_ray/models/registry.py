@@ -6,6 +6,7 @@ The pointer and the history are one file, so that both change at once and no rea
 import contextlib
 import datetime
 import json
+from pathlib import Path
 from typing import Any
 
 from srgan_ray.data.storage import LOCK, Folder, below
@@ -21,7 +22,7 @@ class Registry:
     Raises InputError where the folder holds something else.
     """
 
-    def __init__(self, location: str, setting: str) -> None:
+    def __init__(self, location: str | Path, setting: str) -> None:
         self._folder, self._setting = Folder(location), setting
         self._exists = self._folder.has(REGISTRY)
         if not self._exists and set(self._folder.names()) - {LOCK}:

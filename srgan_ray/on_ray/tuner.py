@@ -16,7 +16,6 @@ import torch
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from srgan_ray.config import TrainConfig, with_settings
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.judge import Judge
 from srgan_ray.evaluation.metrics import as_json, from_json
@@ -26,6 +25,7 @@ from srgan_ray.on_ray.cluster import TrialShare, share_for_trials
 from srgan_ray.search.config import TuneConfig
 from srgan_ray.search.folder import SearchFolder
 from srgan_ray.search.progress import Progress
+from srgan_ray.search.search import training_of
 from srgan_ray.search.space import Space
 from srgan_ray.search.trials import FAILED, FINISHED, RUNNING, STOPPED, Trial, next_trial
 from srgan_ray.training import plain
@@ -98,7 +98,7 @@ class StopHopeless(ASHAScheduler):
 def _train(settings: dict[str, Any], config: TuneConfig, share: TrialShare) -> None:
     """A trial, in its own process. What a restart would not help is reported, not raised."""
     torch.set_num_threads(share.num_cpus)
-    training = trial_config(config, settings["trial"])
+    training = training_of(config, settings["trial"])
     report = TuneReport()
     try:
         if training.num_workers == 1:
@@ -117,13 +117,6 @@ def _train(settings: dict[str, Any], config: TuneConfig, share: TrialShare) -> N
         ray.tune.report({**brief(folder.metrics()[-1]), "figures": json.dumps(as_json(judge(generator)))})
     except (InputError, FloatingPointError) as error:
         ray.tune.report({**(report.last or NOTHING_YET), "error": " ".join(str(error).split())})
-
-
-def trial_config(config: TuneConfig, trial: Trial) -> TrainConfig:
-    """The training that a trial is."""
-    training = with_settings(config.training, trial.settings)
-    assert isinstance(training, TrainConfig)
-    return dataclasses.replace(training, out=SearchFolder(config.out).run_of(trial))
 
 
 def brief(row: dict[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,13 @@ class Search:
         return self._folder.summary(trials, chosen)
 
 
+def training_of(config: TuneConfig, trial: Trial) -> TrainConfig:
+    """The training that a trial is."""
+    training = with_settings(config.training, trial.settings)
+    assert isinstance(training, TrainConfig)
+    return dataclasses.replace(training, out=SearchFolder(config.out).run_of(trial))
+
+
 def _with_absolute_paths(space: Space, config: TuneConfig) -> Space:
     """Generators to begin from, as processes with other working directories find them."""
     if "init" not in space:

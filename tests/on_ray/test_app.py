@@ -24,6 +24,7 @@ from srgan_ray.demo import free_port
 from srgan_ray.errors import InputError
 from srgan_ray.models.artifact import load_generator
 from srgan_ray.models.generator import GeneratorConfig
+from srgan_ray.models.registry import Registry
 from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.serving.handler import ModelConfig
 from srgan_ray.serving.protocol import Limits, Scaling, ServeConfig
@@ -186,19 +187,23 @@ def test_requests_that_have_begun_are_answered_before_the_endpoint_stops(ray_clu
         assert [future.result()[0] for future in begun] == [200] * 3
 
 
-def test_a_replaced_generator_is_served_without_a_failed_request(ray_cluster: None, tmp_path: Path) -> None:
+def test_a_promotion_and_a_rollback_fail_no_request(ray_cluster: None, tmp_path: Path) -> None:
     from srgan_ray.on_ray.app import endpoint
 
-    generator = write_generator(tmp_path / "generator.safetensors", 0, "old")
-    config = ServeConfig(ModelConfig(generator), port=free_port())
+    old, new = (Path(write_generator(tmp_path / f"{name}.safetensors", 0, name)) for name in ("old", "new"))
+    registry = Registry(tmp_path / "registry", "--to")
+    registry.promote(old.read_bytes(), {})
+    config = ServeConfig(registry=str(registry), port=free_port()).resolved()
     with endpoint(config) as url, Load(url, images.encode(photograph(0, 20, 30), "jpeg"), 4) as load:
         wait_until(lambda: (200, "old") in load.answers)
-        os.replace(write_generator(tmp_path / "aside.safetensors", 1, "new"), generator)
+        registry.promote(new.read_bytes(), {})
         wait_until(lambda: (200, "new") in load.answers)
-        (tmp_path / "generator.safetensors").write_bytes(b"half")
+        registry.roll_back(None)
+        wait_until(lambda: load.answers[-1] == (200, "old"))
+        Path(registry.location(1)).write_bytes(b"half")
         time.sleep(6)
     assert {status for status, _ in load.answers} == {200}
-    assert load.answers[-1] == (200, "new")
+    assert load.answers[-1] == (200, "old")
 
 
 def test_metrics_and_log_lines_tell_of_each_request(ray_cluster: None, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_more_trials_at_a_time_than_cpus_are_refused(config: TuneConfig, ray_clu
 def test_kills_cost_no_trial(config: TuneConfig, tmp_path: Path) -> None:
     """A trial's process killed, then the command; started again, it ends with the rows of a search left alone."""
     steps = dataclasses.replace(config.loop, steps=40, evaluate_every=40, checkpoint_every=4)
-    config = dataclasses.replace(config, loop=steps, concurrent=1, baseline_seeds=1, trials=2)
+    config = dataclasses.replace(config, loop=steps, concurrent=1, baseline_seeds=1, trials=1)
     first = start(config)
     wait_for(lambda: (run_of(config, 0) / "checkpoints").is_dir() and trial_process(first.pid))
     os.kill(trial_process(first.pid), signal.SIGKILL)

@@ -109,9 +109,7 @@ def test_the_folder_holds_what_is_found(shards: Path, tmp_path: Path, monkeypatc
     assert chosen.read_bytes() == (tmp_path / "search" / "trials" / "00003" / "generator.safetensors").read_bytes()
 
     folder.check(dataclasses.replace(config, trials=50, choose="psnr"))
-    with pytest.raises(
-        InputError, match=r"holds a search with learning_rate = 3e-05, now 0\.1; wanted the same setting"
-    ):
+    with pytest.raises(InputError, match=r"holds a search with learning_rate = 3e-05, now 0\.1; wanted the same"):
         folder.check(dataclasses.replace(config, learning_rate=0.1))
     with pytest.raises(InputError, match="is not empty and holds no search"):
         SearchFolder(str(shards)).check(config)

@@ -13,8 +13,10 @@ from srgan_ray.data.storage import Folder
 from srgan_ray.errors import InputError
 from srgan_ray.models.artifact import load_generator
 from srgan_ray.models.generator import GeneratorConfig
+from srgan_ray.models.registry import Registry
 from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.serving.handler import Handler, ModelConfig
+from srgan_ray.serving.protocol import ServeConfig
 from srgan_ray.serving.watch import Watch
 
 LR = photograph(0, 20, 36)
@@ -82,6 +84,29 @@ def test_a_damaged_one_is_refused_once_and_a_whole_one_taken_after(place: Path) 
     replace(place, 1, "new")
     handler.refresh()
     assert news.swaps == ["new, step 5"]
+
+
+def test_what_a_registry_makes_current_is_served(place: Path, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry", "--to")
+    file = place / "generator.safetensors"
+    registry.promote(file.read_bytes(), {})
+    news = News()
+    handler = Handler(ServeConfig(registry=str(registry)).resolved().model, news)
+    assert handler.card.name == "old"
+    replace(place, 1, "new")
+    registry.promote(file.read_bytes(), {})
+    handler.refresh()
+    registry.roll_back(None)
+    handler.refresh()
+    handler.refresh()
+    assert news.swaps == ["new, step 5", "old, step 5"]
+
+
+def test_a_registry_that_is_none_is_refused(place: Path) -> None:
+    with pytest.raises(InputError, match=r"--registry .* is none; wanted one that promote has filled"):
+        ServeConfig(registry=str(place)).resolved()
+    with pytest.raises(InputError, match="--registry r and --generator perceptual; wanted one of them"):
+        ServeConfig(ModelConfig("perceptual"), registry="r")
 
 
 def test_one_of_another_size_than_the_faithful_one_is_refused(place: Path, other_generator_file: str) -> None:
