@@ -36,6 +36,14 @@ def shards(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shard set of scikit-image's photographs, on which the released generators are healthy."""
+    folder = tmp_path_factory.mktemp("real_shards")
+    make_shards(folder, Request("samples", val_fraction=0.2))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def generator_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An untrained generator."""
     return write_generator(tmp_path_factory.mktemp("generator") / "sharp.safetensors", 0, "sharp")

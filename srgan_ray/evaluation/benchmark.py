@@ -18,7 +18,7 @@ from srgan_ray.errors import InputError
 from srgan_ray.evaluation.diagnostics import checkerboard, colour_drift, consistency_db
 from srgan_ray.evaluation.metrics import BORDER_PX, Measurement, Protocol, as_json, average, measure
 from srgan_ray.evaluation.niqe import BLOCK_PX, MIN_BLOCKS, PristineModel, count_blocks, load_pristine_model, niqe
-from srgan_ray.evaluation.perception import sliced_wasserstein
+from srgan_ray.evaluation.perception import measure_swd
 from srgan_ray.models.artifact import PSNR, find_generator, load_generator
 from srgan_ray.models.upscaler import Upscaler
 
@@ -171,8 +171,7 @@ def measure_agreement(
     then."""
     protocol = Protocol("colour_drift", "rgb", degradation, data_hash, border_px=0)
     measured = {"colour_drift": average((colour_drift(sr, pair.hr) for pair, sr in zip(pairs, srs)), protocol)}
-    swd = sliced_wasserstein(srs, [pair.hr for pair in pairs])
-    measured["swd"] = Measurement(swd, dataclasses.replace(protocol, metric="swd", average="patches of all images"))
+    measured["swd"] = measure_swd(srs, [pair.hr for pair in pairs], protocol)
     if degradation in DEGRADATIONS:
         values = (consistency_db(sr, pair.lr, degradation) for pair, sr in zip(pairs, srs))
         measured["consistency"] = average(values, dataclasses.replace(protocol, metric="consistency"))

@@ -10,11 +10,10 @@ import tyro
 
 from srgan_ray.data.crops import MIXED
 from srgan_ray.data.degrade import DEGRADATIONS
-from srgan_ray.data.storage import split
 from srgan_ray.errors import InputError
-from srgan_ray.evaluation.judge import Figures, Judge, find_faults
+from srgan_ray.evaluation.judge import Figures, Judge, find_faults, values_of
 from srgan_ray.evaluation.metrics import as_json
-from srgan_ray.models.artifact import find_generator, hash_generator, load_generator
+from srgan_ray.models.artifact import find_generator, hash_generator, load_generator, parse_generator, read_generator
 from srgan_ray.models.generator import Generator
 from srgan_ray.models.registry import Registry
 from srgan_ray.models.upscaler import Upscaler
@@ -67,7 +66,8 @@ def promote(config: PromoteConfig) -> dict[str, Any]:
     """Measure the candidate, and make it the current one. Raises InputError, with every reason, where it is refused:
     the registry is as it was then."""
     location = find_generator(config.candidate)
-    candidate, card = load_generator(location)
+    content = read_generator(location)  # once: a run may replace the file while it is measured
+    candidate, card = parse_generator(content, location)
     registry = Registry(config.to, "--to")
     judge = Judge(config.data, config.degradation, config.max_val_photographs, config.precision)
     with registry.locked():
@@ -81,15 +81,14 @@ def promote(config: PromoteConfig) -> dict[str, Any]:
         print(_format(card.name, figures, slowdown), file=sys.stderr)
         if faults:
             raise InputError(f"RUN_OR_TRIAL {location} is refused: {'; '.join(faults)}; {registry} is as it was")
-        folder, name = split(location)
         known = {
             "generator": card.name,
             "source": location,
-            "hash": hash_generator(config.candidate),
+            "hash": hash_generator(content),
             "slowdown": slowdown,
             "figures": as_json(figures),
         }
-        version = registry.promote(folder.read(name), known)
+        version = registry.promote(content, known)
     means = {name: round(figure.value, 4) for name, figure in figures.items()}
     return {"registry": str(registry), "version": version, "before": current, "generator": card.name, **means}
 
@@ -109,7 +108,7 @@ def _measure(judge: Judge, candidate: Generator, config: PromoteConfig) -> tuple
         figures = judge(candidate)
     except FloatingPointError as error:
         return {}, [str(error)]
-    faults = find_faults(figures)
+    faults = list(find_faults(values_of(figures)).values())
     gain = figures["psnr"].gain_over(figures["psnr_bicubic"])
     if not gain >= config.min_gain_db:
         faults.append(f"{gain:+.2f} dB over bicubic, wanted at least {config.min_gain_db:+.2f} (--min-gain-db)")

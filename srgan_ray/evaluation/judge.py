@@ -1,6 +1,7 @@
 """What a generator is worth on the validation photographs: distortion, perception, and what must stay healthy."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from srgan_ray.evaluation.benchmark import Pair, load_pristine
 from srgan_ray.evaluation.diagnostics import checkerboard, colour_drift, consistency_db
 from srgan_ray.evaluation.metrics import Measurement, Protocol, average, psnr
 from srgan_ray.evaluation.niqe import niqe
-from srgan_ray.evaluation.perception import sliced_wasserstein
+from srgan_ray.evaluation.perception import measure_swd
 from srgan_ray.models.generator import Generator
 from srgan_ray.models.upscaler import Upscaler
 
@@ -51,6 +52,18 @@ def load_val_pairs(data: str, degradation: str, max_photographs: int) -> tuple[l
     return pairs, rows.manifest.data_hash
 
 
+def measure_pair(val_pair: ValPair, sr: np.ndarray) -> dict[str, float]:
+    """`psnr` (Y) and bicubic's, `colour_drift`, `checkerboard` and `consistency_db` of SR, `uint8` (4h, 4w, 3)."""
+    (_, hr, lr), degradation, bicubic = val_pair
+    return {
+        "psnr": psnr(hr, sr, "y"),
+        "psnr_bicubic": psnr(hr, bicubic, "y"),
+        "colour_drift": colour_drift(sr, hr),
+        "checkerboard": checkerboard(sr),
+        "consistency_db": consistency_db(sr, lr, degradation),
+    }
+
+
 class Judge:
     """Measures generators on the same validation photographs, whole.
 
@@ -66,54 +79,49 @@ class Judge:
         self._protocol = Protocol("psnr", "y", degradation, f"{data_hash}, {len(self._pairs)} of val")
 
     def __call__(self, generator: Generator) -> Figures:
-        """`psnr` and `psnr_bicubic`, higher is better; `perception`, lower is: NIQE where there is a pristine model,
-        else the sliced Wasserstein distance; `colour_drift`, `checkerboard` and `consistency_db`."""
+        """What `measure_pair` measures, as means, and `perception`, lower is better: NIQE where there is a pristine
+        model, else the sliced Wasserstein distance."""
         upscale = Upscaler(generator, self._precision)
-        judged = [(pair, upscale(pair.pair.lr)) for pair in self._pairs]
-        of_all = dataclasses.replace(self._protocol, colour="rgb", border_px=0)
+        srs = [upscale(pair.pair.lr) for pair in self._pairs]
+        rows = [measure_pair(pair, sr) for pair, sr in zip(self._pairs, srs)]
+        figures = {name: average((row[name] for row in rows), self._protocol_of(name)) for name in rows[0]}
+        return {**figures, "perception": self._perception(srs)}
 
-        def mean(metric: str, values: list[float]) -> Measurement:
-            return average(values, dataclasses.replace(of_all, metric=metric))
-
-        return {
-            "psnr": average((psnr(pair.pair.hr, sr, "y") for pair, sr in judged), self._protocol),
-            "psnr_bicubic": average((psnr(pair.pair.hr, pair.bicubic, "y") for pair, _ in judged), self._protocol),
-            "perception": self._perception([sr for _, sr in judged]),
-            "colour_drift": mean("colour_drift", [colour_drift(sr, pair.pair.hr) for pair, sr in judged]),
-            "checkerboard": mean("checkerboard", [checkerboard(sr) for _, sr in judged]),
-            "consistency_db": mean(
-                "consistency", [consistency_db(sr, pair.pair.lr, pair.degradation) for pair, sr in judged]
-            ),
-        }
+    def _protocol_of(self, name: str) -> Protocol:
+        if name.startswith("psnr"):
+            return self._protocol
+        return dataclasses.replace(self._protocol, metric=name.removesuffix("_db"), colour="rgb", border_px=0)
 
     def _perception(self, srs: list[np.ndarray]) -> Measurement:
         if self._pristine:
             protocol = dataclasses.replace(self._protocol, metric="niqe", model_hash=self._pristine.hash)
             return average((niqe(sr, self._pristine) for sr in srs), protocol)
-        value = sliced_wasserstein(srs, [pair.pair.hr for pair in self._pairs])
-        protocol = dataclasses.replace(self._protocol, metric="swd", colour="rgb", border_px=0)
-        return Measurement(value, dataclasses.replace(protocol, average="patches of all images"))
+        return measure_swd(srs, [pair.pair.hr for pair in self._pairs], self._protocol)
 
 
-def excesses(figures: Figures) -> dict[str, float]:
+def values_of(figures: Figures) -> dict[str, float]:
+    """The bare numbers."""
+    return {name: figure.value for name, figure in figures.items()}
+
+
+def excesses(values: Mapping[str, float]) -> dict[str, float]:
     """How far each figure that must stay healthy is beyond its limit, as a share of it; 0 or less where it is not."""
-    drift, pattern, consistency = (figures[name].value for name in ("colour_drift", "checkerboard", "consistency_db"))
     return {
-        "colour_drift": drift / MAX_COLOUR_DRIFT - 1,
-        "checkerboard": pattern / MAX_CHECKERBOARD - 1,
-        "consistency_db": 1 - consistency / MIN_CONSISTENCY_DB,
+        "colour_drift": values["colour_drift"] / MAX_COLOUR_DRIFT - 1,
+        "checkerboard": values["checkerboard"] / MAX_CHECKERBOARD - 1,
+        "consistency_db": 1 - values["consistency_db"] / MIN_CONSISTENCY_DB,
     }
 
 
-def find_faults(figures: Figures) -> list[str]:
-    """What is not healthy about a generator, each in one line with the limit."""
+def find_faults(values: Mapping[str, float]) -> dict[str, str]:
+    """What is not healthy, by the figure's name: its value and its limit."""
     limits = {
-        "colour_drift": f"at most {MAX_COLOUR_DRIFT} levels",
-        "checkerboard": f"at most {MAX_CHECKERBOARD} levels",
-        "consistency_db": f"at least {MIN_CONSISTENCY_DB}",
+        "colour_drift": f"levels, healthy up to {MAX_COLOUR_DRIFT}",
+        "checkerboard": f"levels, healthy up to {MAX_CHECKERBOARD}",
+        "consistency_db": f"dB, healthy from {MIN_CONSISTENCY_DB}",
     }
-    return [
-        f"{name} = {figures[name].value:.2f}, wanted {limits[name]}"
-        for name, excess in excesses(figures).items()
+    return {
+        name: f"{name} = {values[name]:.2f} {limits[name]}"
+        for name, excess in excesses(values).items()
         if not excess <= 0
-    ]
+    }

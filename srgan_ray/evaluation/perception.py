@@ -4,10 +4,13 @@ Karras et al. 2018, "Progressive Growing of GANs", §5: distributions of 7x7 pat
 Michaeli 2018, "The Perception-Distortion Tradeoff", such a distance between distributions is what perception means.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+
+from srgan_ray.evaluation.metrics import Measurement, Protocol
 
 NUM_LEVELS = 2  # the octaves that a fourfold enlargement has to invent
 PATCH_PX = 7
@@ -25,6 +28,14 @@ def sliced_wasserstein(srs: Sequence[np.ndarray], hrs: Sequence[np.ndarray]) -> 
     so that patches that are like HR's but weaker, blurred ones, are far; SR's patches lie where HR's do.
     """
     return float(np.mean([_distance(*_descriptors(srs, hrs, level)) for level in range(NUM_LEVELS)]) * SCALE_UP)
+
+
+def measure_swd(srs: Sequence[np.ndarray], hrs: Sequence[np.ndarray], protocol: Protocol) -> Measurement:
+    """The distance with its own protocol, of the data and the degradation that another one names."""
+    whole = dataclasses.replace(
+        protocol, metric="swd", colour="rgb", border_px=0, model_hash="", average="patches of all images"
+    )
+    return Measurement(sliced_wasserstein(srs, hrs), whole)
 
 
 def _descriptors(srs: Sequence[np.ndarray], hrs: Sequence[np.ndarray], level: int) -> tuple[np.ndarray, np.ndarray]:

@@ -62,8 +62,20 @@ def load_generator(location: str | Path) -> tuple[Generator, Card]:
 
     Raises InputError for a file that is missing, damaged, or of another architecture or scale.
     """
+    return parse_generator(read_generator(location), location)
+
+
+def read_generator(location: str | Path) -> bytes:
+    """A generator file's bytes, for who needs them and the generator of the very same file. InputError as above."""
+    folder, name = split(location)
     with _naming(location):
-        header, weights = _read(location)
+        return folder.read(name)
+
+
+def parse_generator(content: bytes, location: str | Path) -> tuple[Generator, Card]:
+    """As `load_generator`, from the bytes that were read at `location`."""
+    with _naming(location):
+        header, weights = _parse(content)
         card = Card(**{key: json.loads(value) for key, value in header.items()})
     if (card.architecture, card.scale) != (ARCHITECTURE, SCALE):
         raise InputError(
@@ -86,12 +98,9 @@ def find_generator(given: str) -> str:
     return find_current(given) if is_registry(given) else below(given, FILE_NAME)
 
 
-def hash_generator(given: str) -> str:
-    """Of the bytes of the generator file that a setting names. Raises InputError where it cannot be read."""
-    location = find_generator(given)
-    folder, name = split(location)
-    with _naming(location):
-        return hashlib.sha256(folder.read(name)).hexdigest()[:16]
+def hash_generator(content: bytes) -> str:
+    """Of a generator file's bytes."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def interpolate(perceptual: Generator, faithful: Generator, fidelity: float) -> Generator:
@@ -112,10 +121,8 @@ def interpolate(perceptual: Generator, faithful: Generator, fidelity: float) -> 
     return blend.eval()
 
 
-def _read(location: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+def _parse(content: bytes) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     """A safetensors file's metadata and tensors."""
-    folder, name = split(location)
-    content = folder.read(name)
     tensors = safetensors.torch.load(content)  # which checks the header
     header_size = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + header_size]).get("__metadata__", {}), tensors

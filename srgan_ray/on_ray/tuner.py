@@ -7,7 +7,6 @@ Tune's own files: a search that is started again begins a new Tune experiment wi
 import dataclasses
 import json
 import os
-import tempfile
 from typing import Any
 
 import ray
@@ -17,7 +16,6 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from srgan_ray.errors import InputError
-from srgan_ray.evaluation.judge import Judge
 from srgan_ray.evaluation.metrics import as_json, from_json
 from srgan_ray.models.artifact import load_generator
 from srgan_ray.on_ray import trainer
@@ -25,11 +23,11 @@ from srgan_ray.on_ray.cluster import TrialShare, share_for_trials
 from srgan_ray.search.config import TuneConfig
 from srgan_ray.search.folder import SearchFolder
 from srgan_ray.search.progress import Progress
-from srgan_ray.search.search import training_of
+from srgan_ray.search.search import make_judge, training_of
 from srgan_ray.search.space import Space
 from srgan_ray.search.trials import FAILED, FINISHED, RUNNING, STOPPED, Trial, next_trial
 from srgan_ray.training import plain
-from srgan_ray.training.folder import RunFolder
+from srgan_ray.training.folder import RAY_FILES, RunFolder
 
 NOTHING_YET = {"step": 0, "loss_val": 0.0, "elapsed_s": 0.0}
 # Of a trial whose workers have the CPUs; Tune does not take nothing, and a hundredth of a CPU is missing from the last.
@@ -67,7 +65,8 @@ def _make_tuner(config: TuneConfig, book: "Book", share: TrialShare) -> ray.tune
             reuse_actors=True,  # a new process would import torch again, for seconds
         ),
         run_config=ray.tune.RunConfig(
-            storage_path=tempfile.mkdtemp(prefix="srgan_ray_tune_"),
+            name=RAY_FILES,
+            storage_path=config.out,
             failure_config=ray.tune.FailureConfig(max_failures=MAX_RESTARTS),
             verbose=0,
         ),
@@ -105,16 +104,9 @@ def _train(settings: dict[str, Any], config: TuneConfig, share: TrialShare) -> N
             plain.fit(training, report)  # here: Ray Train would start a process for it, in 10 s
         else:
             trainer.fit(training, report, share.num_cpus)
-        judge = Judge(
-            config.data,
-            config.crops.degradation,
-            config.loop.max_val_photographs,
-            config.precision,
-            config.niqe_model,
-        )
         folder = RunFolder(training.out)
         generator, _ = load_generator(folder.generator_file)
-        ray.tune.report({**brief(folder.metrics()[-1]), "figures": json.dumps(as_json(judge(generator)))})
+        ray.tune.report({**brief(folder.metrics()[-1]), "figures": json.dumps(as_json(make_judge(config)(generator)))})
     except (InputError, FloatingPointError) as error:
         ray.tune.report({**(report.last or NOTHING_YET), "error": " ".join(str(error).split())})
 
@@ -194,7 +186,8 @@ def _outcome(result: dict[str, Any], has_died: bool) -> dict[str, Any]:
     """What is to be changed in a trial's row, by its last report."""
     reached = {"step": result.get("step", 0), "seconds": round(result.get("elapsed_s", 0.0), 1)}
     if has_died:
-        return {"status": FAILED, **reached, "error": f"its process died {MAX_RESTARTS + 1} times"}
+        why = f"started {MAX_RESTARTS + 1} times, its process died or raised what stands in {RAY_FILES}/"
+        return {"status": FAILED, **reached, "error": why}
     if "error" in result:
         return {"status": FAILED, **reached, "error": result["error"]}
     if "figures" not in result:

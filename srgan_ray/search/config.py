@@ -1,6 +1,7 @@
 """The settings of a search: those of the training that every trial is, and what is tried."""
 
 import dataclasses
+from typing import Any
 
 from srgan_ray.config import TrainConfig
 from srgan_ray.errors import InputError
@@ -55,6 +56,12 @@ class TuneConfig(TrainConfig):
     def num_trials(self) -> int:
         """All of them, the baselines too."""
         return self.baseline_seeds + self.trials
+
+    @property
+    def own_settings(self) -> dict[str, Any]:
+        """What a search has beside the settings of `train`."""
+        common = vars(self.training)
+        return {name: value for name, value in vars(self).items() if name not in common}
 
     @property
     def training(self) -> TrainConfig:

@@ -20,10 +20,10 @@ from srgan_ray.search.config import TuneConfig
 from srgan_ray.search.front import find_front, find_spread, gains
 from srgan_ray.search.report import render_search_report
 from srgan_ray.search.trials import Trial
-from srgan_ray.training.folder import RunFolder
+from srgan_ray.training.folder import RunFolder, check_same
 
 SEARCH, TRIALS, FRONT, RUNS = "search.json", "trials.jsonl", "front.json", "trials"
-FREE_TO_CHANGE = {"trials", "concurrent", "choose"}
+FREE_TO_CHANGE = {"data", "out", "trials", "concurrent", "choose"}
 
 
 class SearchFolder:
@@ -41,18 +41,9 @@ class SearchFolder:
                     f"--out {self._folder} is not empty and holds no search; wanted a new one, or a search's"
                 )
             return
-        recorded, now = json.loads(self._folder.read(SEARCH)), _describe(config)
-        if recorded["data_hash"] != now["data_hash"]:
-            raise InputError(
-                f"--data {config.data} holds the data {now['data_hash']}; the search in --out {self._folder} began "
-                f"with {recorded['data_hash']}: wanted the same data, or another --out"
-            )
-        for key, value in json.loads(json.dumps(now["config"])).items():
-            if key not in FREE_TO_CHANGE and recorded["config"].get(key) != value:
-                raise InputError(
-                    f"--out {self._folder} holds a search with {key} = {recorded['config'].get(key)}, now {value}; "
-                    "wanted the same setting, or another --out"
-                )
+        recorded = json.loads(self._folder.read(SEARCH))
+        now = json.loads(json.dumps(_describe(config)))  # tuples as the lists that were read
+        check_same(f"--out {self._folder} holds a search", recorded, now, FREE_TO_CHANGE)
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other commands of this machine out of the folder. InputError where one is at work in it."""
@@ -115,15 +106,8 @@ class SearchFolder:
 
 
 def _describe(config: TuneConfig) -> dict[str, Any]:
-    settings = {**to_dict(config.training), **_own(config)}
-    del settings["out"], settings["data"]
+    settings = {**to_dict(config.training), **config.own_settings}
     return {"config": settings, "data_hash": read_manifest(config.data).data_hash, "versions": versions()}
-
-
-def _own(config: TuneConfig) -> dict[str, Any]:
-    """What a search has beside the settings of `train`."""
-    common = {field.name for field in dataclasses.fields(config.training)}
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in common}
 
 
 def _to_row(trial: Trial) -> dict[str, Any]:

@@ -23,13 +23,13 @@ def find_front(trials: Sequence[Trial]) -> list[Trial]:
 def find_knee(front: Sequence[Trial]) -> Trial:
     """The member farthest from the line between the front's ends, each objective scaled to its span on the front.
 
-    Of two members, which span the line, the one that is better in perception.
+    Of two members, which span the line, the one that is better in perception: the front begins with it.
     """
 
     def height(trial: Trial) -> float:
         return sum(_share(trial, front, objective) for objective in OBJECTIVES)
 
-    return max(front, key=lambda trial: (round(height(trial), 9), _share(trial, front, PERCEPTION)))
+    return max(front, key=lambda trial: round(height(trial), 9))
 
 
 def choose(trials: Sequence[Trial], choice: str) -> Trial:

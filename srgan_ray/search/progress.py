@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from srgan_ray.search.config import PERCEPTION, PSNR, TuneConfig
 from srgan_ray.search.front import find_front, find_knee
-from srgan_ray.search.trials import RUNNING, Trial
+from srgan_ray.search.trials import RUNNING, Trial, format_setting
 
 
 class Progress:
@@ -50,8 +50,8 @@ class Progress:
 
 def format_trial(trial: Trial) -> str:
     """A trial that ended, as a line."""
-    settings = ", ".join(f"{path} {_short(value)}" for path, value in trial.settings.items())
-    name = f"{'baseline' if trial.is_baseline else 'trial'} {trial.number} ({settings})"
+    settings = ", ".join(f"{path} {format_setting(value)}" for path, value in trial.settings.items())
+    name = f"{trial.name} ({settings})"
     if not trial.figures:
         return f"{name}: {trial.status} at step {trial.step}{': ' * bool(trial.error)}{trial.error}"
     psnr, perception = trial.figures[PSNR], trial.figures[PERCEPTION]
@@ -60,7 +60,3 @@ def format_trial(trial: Trial) -> str:
         f"{name}: psnr = {psnr.value:.3f}, {perception.protocol.metric} = {perception.value:.3f}, "
         f"{faults or 'healthy'} ({trial.seconds:.0f} s)"
     )
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -23,10 +23,11 @@ from srgan_ray.data.page import (
 from srgan_ray.evaluation.benchmark import BICUBIC, split_panels
 from srgan_ray.search.config import PERCEPTION, PSNR, TuneConfig
 from srgan_ray.search.front import OBJECTIVES, find_front, find_knee, find_spread, gains, verdict
-from srgan_ray.search.trials import FINISHED, Trial
+from srgan_ray.search.trials import FINISHED, Trial, format_setting
 
 GUARDS = ("colour_drift", "checkerboard", "consistency_db")
 MAX_PHOTOGRAPHS = 3
+SHOWN_PX = 256
 MANY = 10  # times the lowest value: a scale by powers of ten from there on
 STYLE = """
 circle { fill: var(--bar); } circle.baseline { fill: var(--second); } circle.front { fill: var(--third); }
@@ -61,11 +62,6 @@ def render_search_report(
     return document("Search: perception against distortion", FIGURES_STYLE + STYLE, parts)
 
 
-def name_of(trial: Trial) -> str:
-    """What a trial is called."""
-    return f"{'baseline' if trial.is_baseline else 'trial'} {trial.number}"
-
-
 def _headline(
     config: TuneConfig, origin: Mapping[str, Any], trials: Sequence[Trial], chosen: Trial | None
 ) -> Iterator[str]:
@@ -75,7 +71,7 @@ def _headline(
     if not front:
         yield '<p class="warning">No trial ended healthy: there is no front, and nothing to choose.</p>'
     if chosen:
-        yield f'<p class="soft">Chosen by --choose {escape(config.choose)}: {name_of(chosen)}, {_describe(chosen)}</p>'
+        yield f'<p class="soft">Chosen by --choose {escape(config.choose)}: {chosen.name}, {_describe(chosen)}</p>'
     yield f'<p class="soft">To repeat it, with another --out:</p>{command("tune", _flags(config))}'
     versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     yield f'<p class="soft">Data {escape(origin["data_hash"])}; {escape(versions)}</p>'
@@ -88,12 +84,11 @@ def _statuses(trials: Sequence[Trial]) -> list[str]:
 def _flags(config: TuneConfig) -> list[Sequence[str]]:
     """Those of the training, then the search's own."""
     defaults = TuneConfig(data="", out="", init="")
-    own = {name: value for name, value in vars(config).items() if name not in vars(config.training)}
     return [
         *to_flags(config.training),
         *(
             (f"--{name.replace('_', '-')}", *(value if isinstance(value, tuple) else (str(value),)))
-            for name, value in own.items()
+            for name, value in config.own_settings.items()
             if value != getattr(defaults, name)
         ),
     ]
@@ -117,7 +112,7 @@ def _front(trials: Sequence[Trial], chosen: Trial | None) -> Iterator[str]:
             marks[knee.number] = "knee, chosen"
         head = ("", "psnr, dB", "gain", "", finished[0].figures[PERCEPTION].protocol.metric, "gain", "", *GUARDS, "s")
         rows = {
-            " ".join(filter(None, (name_of(trial), marks.get(trial.number)))): [
+            " ".join(filter(None, (trial.name, marks.get(trial.number)))): [
                 *(cell for objective in OBJECTIVES for cell in _cells(trial, trials, spread, objective)),
                 *(format_number(round(trial.figures[guard].value, 2)) for guard in GUARDS),
                 f"{trial.seconds:.0f}",
@@ -125,7 +120,7 @@ def _front(trials: Sequence[Trial], chosen: Trial | None) -> Iterator[str]:
             for trial in front
         }
         yield f'<div class="scroll">{table(head, rows)}</div>'
-        yield f'<div class="scroll">{table(("", *_paths(front)), {name_of(t): _values(t, front) for t in front})}</div>'
+        yield f'<div class="scroll">{table(("", *_paths(front)), {t.name: _values(t, front) for t in front})}</div>'
     yield f'<p class="soft">{escape(_noise(spread))}</p>'
     for figure in OBJECTIVES:
         yield f'<p class="soft">{escape(str(finished[0].figures[figure].protocol))}</p>'
@@ -198,6 +193,7 @@ def _pictures(trials: Sequence[Trial], samples: Mapping[int, Mapping[str, bytes]
     if not samples:
         return
     yield "<section><h2>Side by side</h2>"
+    yield '<p class="soft">The middles of validation photographs; they are whole in the trials\' samples/.</p>'
     photographs = list(next(iter(samples.values())))[:MAX_PHOTOGRAPHS]
     panels = {photograph: _panels(trials, samples, photograph) for photograph in photographs}
     encoded = iter(encode_to_fit([picture for captioned in panels.values() for _, picture in captioned]))
@@ -214,19 +210,26 @@ def _panels(
     trials: Sequence[Trial], samples: Mapping[int, Mapping[str, bytes]], photograph: str
 ) -> list[tuple[str, np.ndarray]]:
     """LR, bicubic, what each trial makes of it, HR, with captions."""
-    pictures = {number: split_panels(images.decode(of[photograph]), 4) for number, of in samples.items()}
+    pictures = {
+        number: [_middle(panel) for panel in split_panels(images.decode(of[photograph]), 4)]
+        for number, of in samples.items()
+    }
     lr, bicubic, _, hr = next(iter(pictures.values()))
-    outputs = [
-        (f"{name_of(trials[number])}: {_describe(trials[number])}", sr) for number, (*_, sr, _) in pictures.items()
-    ]
+    outputs = [(f"{trials[number].name}: {_describe(trials[number])}", sr) for number, (*_, sr, _) in pictures.items()]
     return [("LR", lr), (BICUBIC, bicubic), *outputs, ("HR", hr)]
+
+
+def _middle(picture: np.ndarray) -> np.ndarray:
+    """So much of it as is shown in its own pixels."""
+    top, left = (max(0, side - SHOWN_PX) // 2 for side in picture.shape[:2])
+    return picture[top : top + SHOWN_PX, left : left + SHOWN_PX]
 
 
 def _all(trials: Sequence[Trial]) -> Iterator[str]:
     yield "<section><h2>All trials</h2>"
     head = ("", *_paths(trials), "psnr, dB", "perception", *GUARDS, "s", "")
     rows = {
-        name_of(trial): [
+        trial.name: [
             *_values(trial, trials),
             *(f"{trial.figures[name].value:.3f}" if trial.figures else "" for name in (*OBJECTIVES, *GUARDS)),
             f"{trial.seconds:.0f}",
@@ -248,15 +251,11 @@ def _paths(trials: Sequence[Trial]) -> list[str]:
 
 
 def _values(trial: Trial, trials: Sequence[Trial]) -> list[str]:
-    return [_value(trial.settings.get(path, "")) for path in _paths(trials)]
-
-
-def _value(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return [format_setting(trial.settings.get(path, "")) for path in _paths(trials)]
 
 
 def _title(trial: Trial) -> str:
-    return f"<title>{escape(f'{name_of(trial)}: {_describe(trial)}')}</title>"
+    return f"<title>{escape(f'{trial.name}: {_describe(trial)}')}</title>"
 
 
 def _describe(trial: Trial) -> str:

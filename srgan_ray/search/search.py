@@ -8,6 +8,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 
 from srgan_ray.config import TrainConfig, with_settings
+from srgan_ray.data.storage import absolute
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.judge import Judge
 from srgan_ray.search.config import TuneConfig
@@ -28,11 +29,13 @@ class Search:
         resolved = with_absolute_paths(config)
         assert isinstance(resolved, TuneConfig)
         self.space = _with_absolute_paths(parse_space(config.space, resolved.training), resolved)
+        if resolved.niqe_model:
+            resolved = dataclasses.replace(resolved, niqe_model=absolute(resolved.niqe_model))
         self.config = resolved
         self._folder = SearchFolder(resolved.out)
         self._folder.check(resolved)
         self._check_trainings()
-        Judge(resolved.data, resolved.crops.degradation, 1, "fp32", resolved.niqe_model)
+        make_judge(resolved)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
@@ -66,6 +69,13 @@ class Search:
             raise
         self._folder.finish(self.config, trials, chosen)
         return self._folder.summary(trials, chosen)
+
+
+def make_judge(config: TuneConfig) -> Judge:
+    """What measures every trial's generator."""
+    return Judge(
+        config.data, config.crops.degradation, config.loop.max_val_photographs, config.precision, config.niqe_model
+    )
 
 
 def training_of(config: TuneConfig, trial: Trial) -> TrainConfig:

@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState, create_trial
 
-from srgan_ray.evaluation.judge import Figures, excesses, find_faults
+from srgan_ray.evaluation.judge import Figures, excesses, find_faults, values_of
 from srgan_ray.search.config import RANDOM, TuneConfig
 from srgan_ray.search.space import Space
 
@@ -41,9 +41,14 @@ class Trial:
         return set(self.settings) == {SEED}
 
     @property
+    def name(self) -> str:
+        """What it is called."""
+        return f"{'baseline' if self.is_baseline else 'trial'} {self.number}"
+
+    @property
     def faults(self) -> list[str]:
         """What is not healthy about a finished trial's generator."""
-        return find_faults(self.figures)
+        return list(find_faults(values_of(self.figures)).values())
 
 
 def next_trial(config: TuneConfig, space: Space, trials: Iterable[Trial]) -> Trial | None:
@@ -62,26 +67,19 @@ def next_trial(config: TuneConfig, space: Space, trials: Iterable[Trial]) -> Tri
 
 
 def _suggest(config: TuneConfig, space: Space, trials: list[Trial], number: int) -> dict[str, Any]:
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        study = optuna.create_study(directions=["maximize", "minimize"], sampler=_sampler(config, number))
-        for trial in trials:
-            if trial.status == FINISHED:
-                study.add_trial(_as_optunas(trial, space))
-        return study.ask(space).params
-    finally:
-        optuna.logging.set_verbosity(verbosity)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it tells of each study
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=_sampler(config, number))
+    for trial in trials:
+        if trial.status == FINISHED:
+            study.add_trial(_as_optunas(trial, space))
+    return study.ask(space).params
 
 
 def _sampler(config: TuneConfig, number: int) -> optuna.samplers.BaseSampler:
     seed = int(np.random.SeedSequence((config.crops.seed, number)).generate_state(1)[0])
     if config.sampler == RANDOM:
         return optuna.samplers.RandomSampler(seed)
-    return optuna.samplers.TPESampler(
-        n_startup_trials=max(LEAST_DRAWN, config.trials // 4),
-        seed=seed,
-    )
+    return optuna.samplers.TPESampler(n_startup_trials=max(LEAST_DRAWN, config.trials // 4), seed=seed)
 
 
 def _as_optunas(trial: Trial, space: Space) -> optuna.trial.FrozenTrial:
@@ -90,5 +88,10 @@ def _as_optunas(trial: Trial, space: Space) -> optuna.trial.FrozenTrial:
         values=[trial.figures["psnr"].value, trial.figures["perception"].value],
         params=trial.settings,
         distributions=space,
-        constraints=excesses(trial.figures),
+        constraints=excesses(values_of(trial.figures)),
     )
+
+
+def format_setting(value: Any) -> str:
+    """A setting's value, short enough for a table."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

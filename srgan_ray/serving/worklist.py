@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from srgan_ray.data.storage import Folder, absolute, below, list_files
 from srgan_ray.errors import InputError
-from srgan_ray.models.artifact import RELEASED, hash_generator
+from srgan_ray.models.artifact import RELEASED, find_generator, hash_generator, read_generator
 from srgan_ray.serving.files import (
     Outcome,
     Source,
@@ -148,12 +148,16 @@ def _with_absolute_paths(model: ModelConfig) -> ModelConfig:
 def _settings(config: UpscaleConfig) -> dict[str, Any]:
     model = config.model
     return {
-        "generator_hash": hash_generator(model.generator),
-        "fidelity_generator_hash": hash_generator(model.fidelity_generator) if model.fidelity_generator else None,
+        "generator_hash": _hash(model.generator),
+        "fidelity_generator_hash": _hash(model.fidelity_generator) if model.fidelity_generator else None,
         "fidelity": config.fidelity,
         "format": config.format,
         "asked_precision": model.precision,
     }
+
+
+def _hash(generator: str) -> str:
+    return hash_generator(read_generator(find_generator(generator)))
 
 
 def _identify(out: str, settings: dict[str, Any], source: Source) -> Row:

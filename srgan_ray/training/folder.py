@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +57,8 @@ class RunFolder:
             if {name.split("/")[0] for name in self._folder.names()} - UNFINISHED:
                 raise InputError(f"--out {self._folder} is not empty and holds no run; wanted a new or a run's folder")
             return
-        recorded = json.loads(self._folder.read(CONFIG))
-        if recorded["data_hash"] != data_hash:
-            raise InputError(
-                f"--data {config.data} holds the data {data_hash}; the run in --out {self._folder} began with "
-                f"{recorded['data_hash']}: wanted the same data, or another --out"
-            )
-        before = flatten(recorded["config"])
-        for key, value in flatten(to_dict(config)).items():
-            if key not in FREE_TO_CHANGE and before.get(key) != value:
-                raise InputError(
-                    f"--out {self._folder} holds a run with {key} = {before.get(key)}, now {value}; "
-                    "wanted the same setting, or another --out"
-                )
+        now = {"config": to_dict(config), "data_hash": data_hash}
+        check_same(f"--out {self._folder} holds a run", json.loads(self._folder.read(CONFIG)), now, FREE_TO_CHANGE)
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other commands of this machine out of the folder. InputError where one is at work in it."""
@@ -136,6 +125,22 @@ class RunFolder:
             if found := SAMPLE_NAME.fullmatch(name):
                 samples.setdefault(found["photograph"], {})[int(found["step"])] = name
         return samples
+
+
+def check_same(found: str, recorded: Mapping[str, Any], now: Mapping[str, Any], free: Set[str]) -> None:
+    """Raise InputError where what was `recorded` has another `config`, but for settings that are free to change, or
+    another `data_hash`, than what is to go on there now. `found` says what holds the record."""
+    if recorded["data_hash"] != now["data_hash"]:
+        raise InputError(
+            f"{found} of the data {recorded['data_hash']}; --data {now['config']['data']} holds {now['data_hash']}: "
+            "wanted the same data, or another --out"
+        )
+    before = flatten(recorded["config"])
+    for key, value in flatten(now["config"]).items():
+        if key not in free and before.get(key) != value:
+            raise InputError(
+                f"{found} with {key} = {before.get(key)}, now {value}; wanted the same setting, or another --out"
+            )
 
 
 class _Events:

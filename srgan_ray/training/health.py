@@ -2,10 +2,15 @@
 
 from typing import Any
 
-from srgan_ray.evaluation.judge import MAX_CHECKERBOARD, MAX_COLOUR_DRIFT, MIN_CONSISTENCY_DB
+from srgan_ray.evaluation.judge import find_faults
 
 MIN_PULL = 1e-4  # of the weaker loss term, over the stronger
 SURE, UNSURE = 0.98, 0.02
+ADVICE = {
+    "colour_drift": "the colours shift; lower --learning-rate, or let it fall (--schedule cosine)",
+    "checkerboard": "a pattern with the period of the pixel shuffle; train longer, or give `train` a --pattern-weight",
+    "consistency_db": "SR made small again is not LR any more; lower --adversarial-weight, or pretrain longer",
+}
 
 
 def find_alarms(row: dict[str, Any]) -> list[str]:
@@ -40,20 +45,4 @@ def _discriminator(row: dict[str, Any]) -> list[str]:
 
 
 def _pictures(row: dict[str, Any]) -> list[str]:
-    alarms = []
-    if row["colour_drift"] > MAX_COLOUR_DRIFT:
-        alarms.append(
-            f"colour_drift = {row['colour_drift']:.2f} levels, healthy below {MAX_COLOUR_DRIFT}: the colours shift; "
-            "lower --learning-rate, or let it fall (--schedule cosine)"
-        )
-    if row["checkerboard"] > MAX_CHECKERBOARD:
-        alarms.append(
-            f"checkerboard = {row['checkerboard']:.2f}, healthy below {MAX_CHECKERBOARD}: a pattern with the period "
-            "of the pixel shuffle; train longer, or give `train` a --pattern-weight"
-        )
-    if row["consistency_db"] < MIN_CONSISTENCY_DB:
-        alarms.append(
-            f"consistency_db = {row['consistency_db']:.1f}, healthy above {MIN_CONSISTENCY_DB}: SR made small again is "
-            "not LR any more; lower --adversarial-weight, or pretrain longer"
-        )
-    return alarms
+    return [f"{fault}: {ADVICE[name]}" for name, fault in find_faults(row).items()]

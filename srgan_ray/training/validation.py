@@ -8,9 +8,8 @@ import numpy as np
 from srgan_ray.config import PretrainConfig, RunConfig, to_settings
 from srgan_ray.data.feed import Batch
 from srgan_ray.evaluation.benchmark import BICUBIC, caption_panels
-from srgan_ray.evaluation.diagnostics import checkerboard, colour_drift, consistency_db
-from srgan_ray.evaluation.judge import ValPair, load_val_pairs
-from srgan_ray.evaluation.metrics import Measurement, Protocol, psnr
+from srgan_ray.evaluation.judge import ValPair, load_val_pairs, measure_pair
+from srgan_ray.evaluation.metrics import Measurement, Protocol
 from srgan_ray.models.artifact import Card, save_generator
 from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.training.folder import RunFolder
@@ -51,14 +50,11 @@ class Validation:
                 self._record(_mean(all_means), _mean(_in_order(all_measured)), _in_order(all_samples), batch)
 
     def _measure(self, val_pair: ValPair, sr: np.ndarray) -> dict[str, float]:
-        (_, hr, lr), degradation, bicubic = val_pair
+        figures = measure_pair(val_pair, sr)
         return {
-            "loss_val": self._stage.loss_val(sr, hr),
-            "psnr_val": psnr(hr, sr, "y"),
-            "psnr_bicubic": psnr(hr, bicubic, "y"),
-            "colour_drift": colour_drift(sr, hr),
-            "checkerboard": checkerboard(sr),
-            "consistency_db": consistency_db(sr, lr, degradation),
+            "loss_val": self._stage.loss_val(sr, val_pair.pair.hr),
+            "psnr_val": figures.pop("psnr"),
+            **figures,
         }
 
     def _record(

@@ -6,20 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fakes import SMALL, make_shards, write_generator
-from srgan_ray.data.manifest import Request
+from fakes import SMALL, write_generator
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.gate import PromoteConfig, promote
+from srgan_ray.evaluation.judge import Figures, Judge
 from srgan_ray.models.artifact import find_generator, load_generator, save_generator
+from srgan_ray.models.generator import Generator
 from srgan_ray.models.registry import Registry
-
-
-@pytest.fixture(scope="module")
-def real_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of scikit-image's photographs, on which the released generator is healthy."""
-    folder = tmp_path_factory.mktemp("real")
-    make_shards(folder, Request("samples", val_fraction=0.2))
-    return folder
 
 
 @pytest.fixture
@@ -52,7 +45,7 @@ def test_a_good_generator_is_taken_in_with_its_figures(config: PromoteConfig) ->
 
 @pytest.mark.parametrize(
     ("noise", "reason"),
-    [(0.1, "colour_drift = .*, wanted at most 1.0 levels"), (1, "dB over bicubic, wanted at least .0.00"), (1e30, "")],
+    [(0.1, r"colour_drift = .* levels, healthy up to 1\.0"), (1, "dB over bicubic, wanted at least .0.00"), (1e30, "")],
 )
 def test_a_sabotaged_generator_is_refused(config: PromoteConfig, tmp_path: Path, noise: float, reason: str) -> None:
     promote(config)
@@ -70,6 +63,23 @@ def test_a_slower_generator_is_refused(config: PromoteConfig, tmp_path: Path) ->
     )
     with pytest.raises(InputError, match=r"takes .* times as long as version 1, wanted 1\.5"):
         promote(config)
+
+
+def test_what_is_promoted_is_what_was_measured(config: PromoteConfig, tmp_path: Path, monkeypatch) -> None:
+    """A run goes on, and replaces its generator while it is measured."""
+    file = tmp_path / "run" / "generator.safetensors"
+    file.parent.mkdir()
+    measured = Path(find_generator("psnr")).read_bytes()
+    file.write_bytes(measured)
+    judge = Judge.__call__
+
+    def replace_meanwhile(self: Judge, generator: Generator) -> Figures:
+        file.write_bytes(b"another")
+        return judge(self, generator)
+
+    monkeypatch.setattr(Judge, "__call__", replace_meanwhile)
+    promote(dataclasses.replace(config, candidate=str(file.parent)))
+    assert Path(Registry(config.to, "--to").location(1)).read_bytes() == measured
 
 
 def test_too_small_a_gain_is_refused(config: PromoteConfig) -> None:

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fakes import make_shards, write_generator
+from fakes import write_generator
 from processes import processes_of, wait_for
 from srgan_ray.config import TrainConfig, from_dict
 from srgan_ray.data.crops import CropConfig
-from srgan_ray.data.manifest import Request
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.judge import Judge
 from srgan_ray.models.artifact import load_generator
@@ -26,14 +25,6 @@ from srgan_ray.training.loop import LoopConfig
 
 pytestmark = pytest.mark.ray
 SPACE = ("learning_rate=log:1e-6:1e-4", "pixel_weight=log:1:100")
-
-
-@pytest.fixture(scope="module")
-def real_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of scikit-image's photographs."""
-    folder = tmp_path_factory.mktemp("real")
-    make_shards(folder, Request("samples", limit=6, val_fraction=0.3))
-    return folder
 
 
 @pytest.fixture

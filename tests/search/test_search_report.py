@@ -75,7 +75,7 @@ def test_side_by_side_are_lr_bicubic_what_is_shown_and_hr() -> None:
 def test_every_trial_is_told_of() -> None:
     texts = Balance(render()).texts
     assert {f"{kind} {number}" for number, kind in enumerate(["baseline"] * 2 + ["trial"] * 5)} <= {*texts, "trial 3"}
-    assert "checkerboard = 0.90, wanted at most 0.25 levels" in texts
+    assert "checkerboard = 0.90 levels, healthy up to 0.25" in texts
     assert {"stopped at step 50", "failed at step 0 loss became <nan>"} <= set(texts)
     assert render().count("<circle") == 5 + 2 * 3  # all in the front's drawing, trials by learning rate in two others
 
