@@ -36,6 +36,7 @@ polyline { fill: none; stroke: var(--third); stroke-width: 1.5; stroke-dasharray
 .wide svg { max-width: 46rem; overflow: visible; } .legend span::before { content: "●"; margin-right: .3rem; }
 .legend .baseline::before { color: var(--second); } .legend .front::before { color: var(--third); }
 .legend .ill::before { content: "○"; } .legend .other::before { color: var(--bar); } .scroll { overflow-x: auto; }
+.scroll tbody th { white-space: nowrap; } .states td:last-child { white-space: normal; min-width: 22rem; }
 """
 
 
@@ -237,7 +238,7 @@ def _all(trials: Sequence[Trial]) -> Iterator[str]:
         ]
         for trial in trials
     }
-    yield f'<div class="scroll">{table(head, rows)}</div></section>'
+    yield f'<div class="scroll states">{table(head, rows)}</div></section>'
 
 
 def _state(trial: Trial) -> str:
