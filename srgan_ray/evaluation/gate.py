@@ -15,7 +15,7 @@ from srgan_ray.evaluation.judge import Figures, Judge, find_faults, values_of
 from srgan_ray.evaluation.metrics import as_json
 from srgan_ray.models.artifact import find_generator, hash_generator, load_generator, parse_generator, read_generator
 from srgan_ray.models.generator import Generator
-from srgan_ray.models.registry import Registry
+from srgan_ray.models.registry import Registry, open_registry
 from srgan_ray.models.upscaler import Upscaler
 
 TIMED_SIDE_PX = 128  # of the LR image that is timed
@@ -95,7 +95,7 @@ def promote(config: PromoteConfig) -> dict[str, Any]:
 
 def roll_back(config: RollbackConfig) -> dict[str, Any]:
     """Go back to an earlier version. Raises InputError where there is none."""
-    registry = Registry(config.registry, "REGISTRY")
+    registry = open_registry(config.registry, "REGISTRY")
     with registry.locked():
         before = registry.current
         version = registry.roll_back(config.version)

@@ -15,7 +15,7 @@ from srgan_ray.data.degrade import SCALE
 from srgan_ray.data.storage import below, is_uri, split
 from srgan_ray.errors import InputError
 from srgan_ray.models.generator import Generator, GeneratorConfig
-from srgan_ray.models.registry import find_current, is_registry
+from srgan_ray.models.registry import Registry, is_registry
 
 ARCHITECTURE = "srresnet"
 FILE_NAME = "generator.safetensors"
@@ -89,13 +89,15 @@ def parse_generator(content: bytes, location: str | Path) -> tuple[Generator, Ca
 
 def find_generator(given: str) -> str:
     """The generator file that a setting names: a released generator, the one in a run folder, the current one of a
-    registry, or the file itself. Raises InputError for a registry that holds none."""
+    registry, or the file itself."""
     if given in RELEASED:
         return str(RELEASED[given])
     is_file = given.partition("?")[0].endswith(".safetensors") if is_uri(given) else not Path(given).is_dir()
     if is_file:
         return given
-    return find_current(given) if is_registry(given) else below(given, FILE_NAME)
+    if is_registry(given):
+        return Registry(given, "registry").current_location
+    return below(given, FILE_NAME)
 
 
 def hash_generator(content: bytes) -> str:

@@ -36,6 +36,12 @@ class Registry:
         return self._folder.locked(self._setting)
 
     @property
+    def current_location(self) -> str:
+        """Where the generator file that is served is; there must be one."""
+        assert self.current
+        return self.location(self.current)
+
+    @property
     def current(self) -> int | None:
         """The version that is served; None while there is none."""
         history = self.history()
@@ -61,18 +67,16 @@ class Registry:
         return version
 
     def roll_back(self, version: int | None) -> int:
-        """Make `version`, or the one before the current one's promotion, the current one; returns its number.
+        """Make `version`, or the one before the current one's promotion, the current one; returns its number. There
+        must be a current one.
 
         Raises InputError where there is no such version.
         """
         promotions = {entry["version"]: entry for entry in self.history() if entry["action"] == PROMOTE}
-        current = self.current
-        if current is None:
-            raise InputError(f"{self._setting} {self} holds no version; wanted a registry with two at least")
-        wanted = version or promotions[current]["before"]
+        wanted = version or promotions[self.current]["before"]
         if wanted not in promotions:
             raise InputError(
-                f"{self._setting} {self}: no version {wanted or 'before ' + str(current)} to go back to; wanted "
+                f"{self._setting} {self}: no version {wanted or f'before {self.current}'} to go back to; wanted "
                 f"--version with one of {', '.join(map(str, promotions))}"
             )
         self._enter(ROLLBACK, wanted, {})
@@ -90,12 +94,11 @@ def is_registry(location: str) -> bool:
     return Folder(location).has(REGISTRY)
 
 
-def find_current(location: str) -> str:
-    """The current generator file of a registry. Raises InputError where there is none."""
-    registry = Registry(location, "registry")
-    if registry.current is None:
-        raise InputError(f"registry {location} holds no generator; wanted one that promote has filled")
-    return registry.location(registry.current)
+def open_registry(location: str, setting: str) -> Registry:
+    """The registry that is there. Raises InputError where there is none."""
+    if not is_registry(location):
+        raise InputError(f"{setting} {location} is no registry; wanted one that promote has filled")
+    return Registry(location, setting)
 
 
 def _name(version: int) -> str:

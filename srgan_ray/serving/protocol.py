@@ -8,7 +8,7 @@ import tyro
 
 from srgan_ray.data.storage import absolute
 from srgan_ray.errors import InputError
-from srgan_ray.models.registry import is_registry
+from srgan_ray.models.registry import open_registry
 from srgan_ray.serving.handler import ModelConfig
 
 PROBLEM_TYPE = "application/problem+json"
@@ -93,8 +93,7 @@ class ServeConfig:
         """With the registry as what the generator is taken from. Raises InputError where there is none."""
         if not self.registry:
             return self
-        if not is_registry(self.registry):
-            raise InputError(f"--registry {self.registry} is none; wanted one that promote has filled")
+        open_registry(self.registry, "--registry")
         model = dataclasses.replace(self.model, generator=absolute(self.registry))
         return dataclasses.replace(self, model=model, registry="")
 

@@ -65,7 +65,8 @@ def test_what_is_no_generator_file_is_refused(generator, tmp_path: Path) -> None
         ("s3://dogs/file.safetensors?region=eu", "s3://dogs/file.safetensors?region=eu"),
     ],
 )
-def test_a_setting_names_a_generator_file(given: str, found: str) -> None:
+def test_a_setting_names_a_generator_file(given: str, found: str, bucket: str) -> None:
+    """A folder on object storage is asked whether it is a registry."""
     assert find_generator(given) == found
 
 

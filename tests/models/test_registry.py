@@ -6,6 +6,7 @@ import pytest
 
 from fakes import write_generator
 from srgan_ray.errors import InputError
+from srgan_ray.evaluation.gate import RollbackConfig, roll_back
 from srgan_ray.models.artifact import find_generator, load_generator
 from srgan_ray.models.registry import Registry, is_registry
 
@@ -55,8 +56,10 @@ def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photograph.jpg").write_bytes(b"")
     with pytest.raises(InputError, match=r"--to .* holds other things, and no registry; wanted a new or empty one"):
         Registry(str(tmp_path), "--to")
-    with pytest.raises(InputError, match="holds no version"):
-        Registry(str(tmp_path / "new"), "REGISTRY").roll_back(None)
+    for nothing in (tmp_path, tmp_path / "new"):
+        with pytest.raises(InputError, match=r"REGISTRY .* is no registry; wanted one that promote has filled"):
+            roll_back(RollbackConfig(str(nothing)))
+    assert not (tmp_path / "new").exists()
 
 
 def test_one_command_at_a_time(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_what_a_registry_makes_current_is_served(place: Path, tmp_path: Path) ->
 
 
 def test_a_registry_that_is_none_is_refused(place: Path) -> None:
-    with pytest.raises(InputError, match=r"--registry .* is none; wanted one that promote has filled"):
+    with pytest.raises(InputError, match=r"--registry .* is no registry; wanted one that promote has filled"):
         ServeConfig(registry=str(place)).resolved()
     with pytest.raises(InputError, match="--registry r and --generator perceptual; wanted one of them"):
         ServeConfig(ModelConfig("perceptual"), registry="r")
