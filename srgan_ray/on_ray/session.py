@@ -23,6 +23,7 @@ def ray_session(environment: Mapping[str, str] = MappingProxyType({})) -> Iterat
     Its processes find `environment` in theirs. Enter it before the first import of ray in the process: ray reads parts
     of the environment then. Raises InputError where RAY_ADDRESS does not answer.
     """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # 2 s by default: several waits at each start
     address = os.environ.get("RAY_ADDRESS", "")
     if address:
         _check_answers(address)
@@ -75,5 +76,4 @@ def _set_embedded_environment() -> None:
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # 2 s by default: several waits at each start
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process that waits for a cloud's notices

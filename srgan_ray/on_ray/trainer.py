@@ -1,6 +1,7 @@
 """A run under Ray Train: one process per worker, DistributedDataParallel between them, restarts after a death."""
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -10,13 +11,14 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from srgan_ray.config import RunConfig, from_dict, to_dict
 from srgan_ray.errors import InputError
 from srgan_ray.on_ray.cluster import share_for
+from srgan_ray.on_ray.gloo import TorchOnNodes
 from srgan_ray.training.folder import RAY_FILES, RunFolder
 from srgan_ray.training.loop import Report, format_row
 from srgan_ray.training.memory import WORKER_ENVIRONMENT
@@ -47,12 +49,14 @@ def fit(config: RunConfig, report: Report | None = None, num_cpus: int = 0) -> d
 
 def _make_trainer(config: RunConfig, num_cpus: int) -> tuple[TorchTrainer, Any]:
     most_cpus, use_gpu = share_for(config.worker_counts)
+    if config.min_workers:  # Ray Train would wait 60 s for the nodes that have gone
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
     num_cpus = num_cpus or most_cpus
     board = ray.remote(num_cpus=0)(Board).remote()
     return TorchTrainer(
         _train_loop_per_worker,
         train_loop_config={"config": to_dict(config), "num_threads": num_cpus, "board": board},
-        torch_config=TorchConfig(timeout_s=PEER_TIMEOUT_S),
+        torch_config=TorchOnNodes(timeout_s=PEER_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]  # statically Ray Train v1's, as below
             num_workers=(config.min_workers, config.num_workers)  # type: ignore[arg-type]
             if config.min_workers
