@@ -1,8 +1,9 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: setup demo test check
+.PHONY: setup demo test check audit lock image
 
 # Installs once, and again when what is needed has changed.
 setup: $(VENV)/installed
@@ -22,3 +23,19 @@ check: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/cluster/test_image.py
+	$(BIN)/python cluster/audit.py
+
+audit: setup
+	$(BIN)/python cluster/audit.py
+
+# Everything the package needs, in the newest versions that its oldest Python has. From PyPI, whatever pip is set to.
+lock: setup
+	$(BIN)/uv pip compile pyproject.toml --output-file cluster/requirements.lock --upgrade --quiet \
+		--no-config --default-index https://pypi.org/simple --python-version 3.11 --python-platform linux \
+		--only-binary :all: --generate-hashes --no-annotate --custom-compile-command 'make lock'
+	sed -i "s/# sha256 .*/# sha256 $$(sha256sum < cluster/requirements.lock | cut -c -64)\"/" cluster/runtime_env.yaml
+
+image:
+	docker build --file cluster/Dockerfile --tag srgan-ray:$(VERSION) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) .

@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-import yaml
 
 from srgan_ray import cli
 from srgan_ray.config import PretrainConfig, TrainConfig
@@ -58,14 +57,6 @@ def test_every_verb_and_every_file_is_named() -> None:
 @pytest.mark.parametrize("target", ["setup", "demo", "test", "check"])
 def test_make_targets_exist(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
-
-
-def test_the_runtime_environment_is_what_the_package_needs() -> None:
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = {name for name in project["dependencies"] if not name.startswith(("ray[", "pyarrow"))}
-    assert set(yaml.safe_load((ROOT / "cluster" / "runtime_env.yaml").read_text())["pip"]) == needed
 
 
 def test_flags_of_the_contract(capsys) -> None:
