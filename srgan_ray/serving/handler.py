@@ -22,15 +22,12 @@ from srgan_ray.serving.scheduler import Scheduler
 from srgan_ray.serving.watch import Watch, Work
 
 FIDELITY_STEPS = 20
-NO_OTHERS = {"extra": "forbid"}  # where settings come from a Serve config file, a key that is no field is an error
 UPSCALERS_KEPT = 8  # 6 MB each; blending and folding one takes as long as a small tile
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Which generator upscales, and how."""
-
-    __pydantic_config__ = NO_OTHERS
 
     generator: str = PSNR
     """A released generator (psnr or perceptual), a generator file, or the run folder that holds it."""

@@ -2,14 +2,14 @@
 
 import dataclasses
 import http
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import tyro
 
 from srgan_ray.data.storage import absolute
 from srgan_ray.errors import InputError
 from srgan_ray.models.registry import open_registry
-from srgan_ray.serving.handler import NO_OTHERS, ModelConfig
+from srgan_ray.serving.handler import ModelConfig
 
 PROBLEM_TYPE = "application/problem+json"
 MEGA = 1_000_000
@@ -19,8 +19,6 @@ MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """What a request may cost."""
-
-    __pydantic_config__ = NO_OTHERS
 
     max_mb: float = 25
     """Megabytes in a body; above it, 413."""
@@ -50,8 +48,6 @@ class Limits:
 class Scaling:
     """How many replicas of the generator there are, by how many requests they have."""
 
-    __pydantic_config__ = NO_OTHERS
-
     min_replicas: int = 1
     """Replicas that always run; 0 starts the first one at the first request, which waits for it."""
     max_replicas: int = 1
@@ -79,7 +75,8 @@ class Scaling:
 class EndpointConfig:
     """What is served, within which limits, by how many replicas."""
 
-    __pydantic_config__ = NO_OTHERS
+    # read from a file, a key that is no field is an error, in the parts too
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     model: Annotated[ModelConfig, tyro.conf.arg(name="")] = ModelConfig()
     limits: Annotated[Limits, tyro.conf.arg(name="")] = Limits()

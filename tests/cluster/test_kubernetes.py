@@ -223,6 +223,7 @@ jobs = pytest.mark.parametrize("job", of_kind("RayJob"), ids=lambda job: job["me
 def test_the_verb_takes_the_jobs_arguments(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     verb, _ = parse_entrypoint(job["spec"]["entrypoint"], monkeypatch)
     assert job["metadata"]["name"] == verb
+    assert job["spec"]["submissionMode"] == "HTTPMode"  # otherwise there is a pod that submits, and must be said
     assert yaml.safe_load((FOLDER / f"job_{verb}.yaml").read_text()) == job
     assert set(re.findall(r"\S*://\S*?/", job["spec"]["entrypoint"])) == {"s3://srgan-ray/"}
 
@@ -434,6 +435,8 @@ def code_of(page: str) -> str:
 def test_the_page_names_every_manifest_and_no_other() -> None:
     named = set(re.findall(r"[\w./]*?(\w+\.yaml)", README.read_text()))
     assert named == {path.name for path in MANIFESTS} | {"serve.yaml"}
+    table = "".join(re.findall(r"^\| (`\w+\.yaml`.*?) \|", README.read_text(), re.M))
+    assert set(re.findall(r"\w+\.yaml", table)) == {path.name for path in MANIFESTS}
     for path in re.findall(r"cluster/\S+\.\w+", code_of(README.read_text())):
         assert list(ROOT.glob(path)), path
 
