@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -439,6 +440,16 @@ def test_the_page_names_every_manifest_and_no_other() -> None:
     assert set(re.findall(r"\w+\.yaml", table)) == {path.name for path in MANIFESTS}
     for path in re.findall(r"cluster/\S+\.\w+", code_of(README.read_text())):
         assert list(ROOT.glob(path)), path
+
+
+def test_the_pages_sed_puts_in_bucket_and_registry_everywhere() -> None:
+    [script] = re.findall(r"sed -i '(.*?)'", code_of(README.read_text()))
+    for path in (*MANIFESTS, ROOT / "cluster" / "serve.yaml"):
+        edited = subprocess.run(
+            ["sed", script], input=path.read_text(), capture_output=True, text=True, check=True
+        ).stdout
+        assert not re.search(r"s3://srgan-ray/|image: srgan-ray", edited), path
+        assert edited.count("YOUR_") == len(re.findall(r"s3://|image:", edited)), path
 
 
 def test_the_pages_patches_reach_the_nodes_with_gpus() -> None:
