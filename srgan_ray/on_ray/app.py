@@ -1,18 +1,21 @@
-"""The endpoint under Ray Serve."""
+"""The endpoint under Ray Serve: for the length of a command, and as the application of a Serve config file."""
 
 import contextlib
+import dataclasses
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from fastapi import FastAPI
+from pydantic import TypeAdapter, ValidationError
 from ray import serve
 
 from srgan_ray.errors import InputError
 from srgan_ray.on_ray.cluster import largest_node, total_cpus
 from srgan_ray.serving.handler import Handler
-from srgan_ray.serving.protocol import Scaling, ServeConfig
+from srgan_ray.serving.protocol import EndpointConfig, Scaling, ServeConfig
 
 NAME = "srgan-ray"
 FOLLOW_EVERY_S = 5
@@ -29,9 +32,9 @@ def endpoint(config: ServeConfig) -> Iterator[str]:
     """The running endpoint's URL; at the end it answers the requests it has, and stops. A Serve that ran before goes
     on, with its own host and port.
 
-    Raises InputError where the port is taken or no node has so many CPUs.
+    Raises InputError where the port is taken or no node has so many CPUs or GPUs.
     """
-    application = build_application(config)
+    application = build_application(dataclasses.replace(config, scaling=_with_shares(config.scaling)))
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     ran_before = bool(serve.status().proxies)
     try:
@@ -52,10 +55,25 @@ def endpoint(config: ServeConfig) -> Iterator[str]:
             serve.shutdown()
 
 
-def build_application(config: ServeConfig) -> serve.Application:
-    """The endpoint for this cluster. Raises InputError where no node has so many CPUs."""
-    num_cpus = _cpus_of_a_replica(config.scaling)
-    limits = config.limits
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application of a Serve config file, whose `args` are the fields of EndpointConfig. The nodes that its
+    replicas will run on need not be there yet.
+
+    Raises InputError for what is no field or no value of one, and where scaling leaves a replica's share to the nodes.
+    """
+    config = _read(args).resolved()
+    scaling = config.scaling
+    if not scaling.num_cpus or scaling.num_gpus is None:
+        raise InputError(
+            f"args.scaling.num_cpus {scaling.num_cpus}, num_gpus {scaling.num_gpus}; wanted both, num_cpus 1 or more: "
+            "the nodes may not be there yet when the application is built"
+        )
+    return build_application(config)
+
+
+def build_application(config: EndpointConfig) -> serve.Application:
+    """The endpoint, whose scaling says how many CPUs and GPUs a replica gets."""
+    num_cpus, limits = config.scaling.num_cpus, config.limits
 
     def build_in_replica() -> FastAPI:
         from srgan_ray.on_ray.serve_watch import ServeWatch
@@ -70,7 +88,7 @@ def build_application(config: ServeConfig) -> serve.Application:
         name="Upscaler",
         ray_actor_options={
             "num_cpus": num_cpus,
-            "num_gpus": int(bool(largest_node().get("GPU"))),
+            "num_gpus": config.scaling.num_gpus,
             "runtime_env": {"env_vars": REPLICA_ENVIRONMENT},
         },
         # Requests queue in the API, whose refusals are problem+json; Serve's own limit lies behind it.
@@ -84,12 +102,28 @@ def build_application(config: ServeConfig) -> serve.Application:
     return deployment(serve.ingress(build_in_replica)()).bind()
 
 
-def _cpus_of_a_replica(scaling: Scaling) -> int:
+def _with_shares(scaling: Scaling) -> Scaling:
+    """With the CPUs and GPUs that the nodes present have for a replica, where it does not say how many."""
     largest = int(largest_node()["CPU"])
     num_cpus = scaling.num_cpus or min(largest, max(1, total_cpus() // scaling.max_replicas))
     if num_cpus > largest:
         raise InputError(f"--num-cpus {num_cpus}; the largest node has {largest}: wanted at most that many")
-    return num_cpus
+    most_gpus = int(largest_node("GPU").get("GPU", 0))
+    num_gpus = int(bool(largest_node().get("GPU"))) if scaling.num_gpus is None else scaling.num_gpus
+    if num_gpus > most_gpus:
+        raise InputError(f"--num-gpus {num_gpus}; no node has more than {most_gpus}: wanted at most that many")
+    return dataclasses.replace(scaling, num_cpus=num_cpus, num_gpus=num_gpus)
+
+
+def _read(args: dict[str, Any]) -> EndpointConfig:
+    try:
+        return TypeAdapter(EndpointConfig).validate_python(args)
+    except ValidationError as error:
+        raise InputError("; ".join(map(_describe, error.errors()))) from None
+
+
+def _describe(found: Any) -> str:
+    return f"{'.'.join(['args', *map(str, found['loc'])])} {found['input']!r}: {found['msg']}"
 
 
 def _autoscaling(scaling: Scaling) -> serve.config.AutoscalingConfig:

@@ -7,9 +7,9 @@ import ray
 from srgan_ray.errors import InputError
 
 
-def largest_node() -> dict[str, float]:
-    """The resources of the node with the most CPUs."""
-    return max(_nodes(), key=lambda node: node.get("CPU", 0))
+def largest_node(resource: str = "CPU") -> dict[str, float]:
+    """The resources of the node with the most CPUs, or GPUs."""
+    return max(_nodes(), key=lambda node: node.get(resource, 0))
 
 
 def total_cpus() -> int:

@@ -28,7 +28,7 @@ def ray_session(environment: Mapping[str, str] = MappingProxyType({})) -> Iterat
     if address:
         _check_answers(address)
     else:
-        _set_embedded_environment()
+        set_embedded_environment()
     import ray
 
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints its messages to standard output
@@ -67,7 +67,7 @@ def _check_answers(address: str) -> None:
             raise InputError(f"RAY_ADDRESS {address}: {error}; wanted a running cluster, or unset") from error
 
 
-def _set_embedded_environment() -> None:
+def set_embedded_environment() -> None:
     """An embedded Ray asks for a token that only this process and its children know.
 
     Left alone, Ray 2.60 writes a token into the home folder, where it changes how a later `ray start` behaves. A

@@ -2,7 +2,7 @@
 
 import dataclasses
 import http
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Self
 
 import tyro
 
@@ -54,6 +54,8 @@ class Scaling:
     """Replicas that run at most."""
     num_cpus: int = 0
     """CPUs of a replica; 0 shares out all that there are to --max-replicas, at most a whole node to one."""
+    num_gpus: int | None = None
+    """GPUs of a replica; None: one where the largest node has any."""
     scale_up_after_s: float = 5
     """Seconds that the replicas must have had too many requests before there are more of them."""
     scale_down_after_s: float = 300
@@ -64,38 +66,50 @@ class Scaling:
             raise InputError(f"--min-replicas {self.min_replicas}; wanted 0 to --max-replicas, {self.max_replicas}")
         if self.max_replicas < 1:
             raise InputError(f"--max-replicas {self.max_replicas}; wanted 1 or more")
-        for name in ("num_cpus", "scale_up_after_s", "scale_down_after_s"):
-            if not getattr(self, name) >= 0:
+        for name in ("num_cpus", "num_gpus", "scale_up_after_s", "scale_down_after_s"):
+            if not (getattr(self, name) or 0) >= 0:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}; wanted 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
-class ServeConfig:
-    """The upscaling endpoint, until Ctrl-C."""
+class EndpointConfig:
+    """What is served, within which limits, by how many replicas."""
+
+    # read from a file, a key that is no field is an error, in the parts too
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     model: Annotated[ModelConfig, tyro.conf.arg(name="")] = ModelConfig()
     limits: Annotated[Limits, tyro.conf.arg(name="")] = Limits()
     scaling: Annotated[Scaling, tyro.conf.arg(name="")] = Scaling()
     registry: str = ""
     """Registry to serve from, in place of --generator: what is current in it, also when that changes."""
-    host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 lets other machines in."""
-    port: int = 8000
-    """Port to listen on."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.port < 65536:
-            raise InputError(f"--port {self.port}; wanted 1 to 65535")
         if self.registry and self.model.generator != ModelConfig().generator:
             raise InputError(f"--registry {self.registry} and --generator {self.model.generator}; wanted one of them")
 
-    def resolved(self) -> "ServeConfig":
+    def resolved(self) -> Self:
         """With the registry as what the generator is taken from. Raises InputError where there is none."""
         if not self.registry:
             return self
         open_registry(self.registry, "--registry")
         model = dataclasses.replace(self.model, generator=absolute(self.registry))
         return dataclasses.replace(self, model=model, registry="")
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeConfig(EndpointConfig):
+    """The upscaling endpoint, until Ctrl-C."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines in."""
+    port: int = 8000
+    """Port to listen on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.port < 65536:
+            raise InputError(f"--port {self.port}; wanted 1 to 65535")
 
 
 class Problem(Exception):

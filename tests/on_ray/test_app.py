@@ -106,11 +106,12 @@ def test_a_taken_port_is_refused(generator_file: str, ray_cluster: None) -> None
             pass
 
 
-def test_more_cpus_than_there_are_are_refused(generator_file: str, ray_cluster: None) -> None:
+@pytest.mark.parametrize("resource", ["cpus", "gpus"])
+def test_more_cpus_or_gpus_than_there_are_are_refused(resource: str, generator_file: str, ray_cluster: None) -> None:
     from srgan_ray.on_ray.app import endpoint
 
-    config = ServeConfig(ModelConfig(generator_file), scaling=Scaling(num_cpus=1000))
-    with pytest.raises(InputError, match="--num-cpus 1000"), endpoint(config):
+    config = ServeConfig(ModelConfig(generator_file), scaling=Scaling(**{f"num_{resource}": 1000}))
+    with pytest.raises(InputError, match=f"--num-{resource} 1000"), endpoint(config):
         pass
 
 
