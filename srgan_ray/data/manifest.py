@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+import srgan_ray
 from srgan_ray.data.degrade import DEGRADATIONS, SCALE
 from srgan_ray.data.storage import ASIDE, Folder
 from srgan_ray.errors import InputError
@@ -183,8 +184,9 @@ def _check_free(folder: Folder) -> None:
 
 def versions() -> dict[str, str]:
     """Of what decides the pixels and the numbers that come out."""
-    packages = ("srgan-ray", "torch", "torchvision", "ray", "numpy", "opencv-python-headless", "pillow")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+    packages = ("torch", "torchvision", "ray", "numpy", "opencv-python-headless", "pillow")
+    ours = {"python": platform.python_version(), "srgan-ray": srgan_ray.__version__}
+    return ours | {name: importlib.metadata.version(name) for name in packages}
 
 
 def summarize(folder: Folder, manifest: Manifest) -> dict[str, Any]:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster" / "kubernetes"
 README = FOLDER / "README.md"
 NAMESPACE = "srgan-ray"
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+VERSION = srgan_ray.__version__
 MANIFESTS = sorted(FOLDER.glob("*.yaml"))
 KUBERNETES = "1.34"
 SECRET_VALUE = re.compile(r"AKIA\w{16}|PRIVATE KEY|\b[0-9a-f]{32,}\b|\b[A-Za-z0-9+/]{40,}={0,2}(?![\w/])")
