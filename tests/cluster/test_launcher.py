@@ -37,7 +37,7 @@ def node_types(name: str) -> dict[str, dict[str, Any]]:
 
 
 def start(name: str, role: str) -> tuple[list[str], dict[str, Any]]:
-    """What stands before `ray start` in the role's last command, and its parameters as Ray's own command parses them."""
+    """What stands before `ray start` in the role's last command, and its parameters as Ray itself parses them."""
     from ray.scripts.scripts import start as ray_start
 
     words = shlex.split(load(name)[f"{role}_start_ray_commands"][-1])
