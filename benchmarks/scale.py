@@ -49,9 +49,9 @@ NUM_PHOTOGRAPHS = (20_000, 1_000_000, 100_000_000)
 PRETRAIN, TRAIN = "pretrain", "train"
 # Of a batch of 16 on the fastest GPUs, as in feed.py; one of `train` took 4.7 times as long on a CPU.
 STEP_S = {PRETRAIN: 1 / 250, TRAIN: 4.7 / 250}
-# Requests, counted on a local S3. Of a shard that is read: HEAD, the footer in two parts, each row group. Of a photograph
-# that is prepared from a tar: HEAD and GET, and its share of those for parts and shards. Where that S3 was made to wait,
-# those of a shard, and those of a part's findings, came one after the other.
+# Requests, counted on a local S3. Of a shard that is read: HEAD, the footer in two parts, each row group. Of a
+# photograph that is prepared from a tar: HEAD and GET, and its share of those for parts and shards. Where that S3 was
+# made to wait, those of a shard, and those of a part's findings, came one after the other.
 REQUESTS_PER_SHARD = 3
 READS_PER_PHOTOGRAPH, WRITES_PER_PHOTOGRAPH = 2.6, 0.16
 REQUESTS_PER_PART = 6  # of the findings, which the command reads part by part

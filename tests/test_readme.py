@@ -1,4 +1,4 @@
-"""What the README and the cluster's README say is what there is."""
+"""What the README and the cluster's pages say is what there is."""
 
 import re
 import shlex
@@ -19,7 +19,7 @@ from srgan_ray.serving.protocol import ServeConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-CLUSTER = (ROOT / "cluster" / "README.md").read_text()
+CLUSTER = "\n".join(page.read_text() for page in sorted((ROOT / "cluster").rglob("*.md")))
 CONFIGS = {
     "prepare": PrepareConfig, "pretrain": PretrainConfig, "train": TrainConfig, "tune": TuneConfig,
     "promote": PromoteConfig, "rollback": RollbackConfig, "evaluate": EvaluateConfig,
