@@ -1,7 +1,10 @@
 """The configs of `ray up`: what Ray's launcher takes, machines that have what they promise, closed unless told."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,18 @@ MACHINES = {
     "c3-standard-8": (8, 0),
     "g2-standard-8": (8, 1),
 }
+# Answers as a machine does on which the container has not been started yet; keeps what it was asked.
+SSH = """#!/bin/bash
+echo "$*" >> "$ASKED"
+case "$*" in
+  *"docker run"*) touch "$ASKED.running" ;;
+  *State.Running*) [ -e "$ASKED.running" ] && echo true ;;
+  *Config.Env*) echo '["PATH=/usr/local/bin"]' ;;
+  *"printenv HOME"*) echo /home/ray ;;
+  *"command -v docker"*) echo /usr/bin/docker ;;
+esac
+exit 0
+"""
 SECRET = re.compile(
     r"AKIA\w{16}|PRIVATE KEY|secret_access_key|(password|token)\s*[:=]\s*['\"]?\w{8}|\b[0-9a-f]{40,}\b", re.I
 )
@@ -151,3 +166,44 @@ def versions(lock: Path) -> dict[str, str]:
     assert entries
     assert all("--hash=sha256:" in rest for _, _, rest in entries)
     return {package: version for package, version, _ in entries}
+
+
+def test_ray_up_and_down_on_machines_of_ones_own(tmp_path: Path) -> None:
+    """The launcher itself, with stand-ins for ssh and rsync: what it would do on the machines."""
+    asked = tmp_path / "asked"
+    for name, text in (("ssh", SSH), ("rsync", '#!/bin/bash\necho "rsync $*" >> "$ASKED"\n')):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    for secret in (".ray/auth_token", ".ssh/id_ed25519"):
+        (tmp_path / secret).parent.mkdir()
+        (tmp_path / secret).touch(0o600)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "HOME": str(tmp_path), "PATH": path, "ASKED": str(asked), "RAY_TMPDIR": str(tmp_path)}
+
+    def ray(*arguments: str) -> str:
+        """What the machines were asked."""
+        command = ["ray", *arguments, "cluster/on_premise/ray_up.yaml"]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=120)
+        lines = asked.read_text()
+        asked.write_text("")
+        return lines
+
+    up = ray("up", "--yes", "--no-config-cache")
+    steps = [
+        "auth_token ubuntu@192.0.2.10:",
+        "mkdir -p /tmp/ray)",
+        "docker run",
+        "rsync -e",
+        "ray stop",
+        "ray start --head",
+    ]
+    places = [up.index(step) for step in steps]
+    assert places == sorted(places)
+    [run] = [line for line in up.splitlines() if "docker run" in line]
+    assert re.search(r"-v \S+/home/ray/.ray/auth_token:/home/ray/.ray/auth_token ", run)
+    assert "--volume /storage:/storage" in run
+    assert "--autoscaling-config /home/ray/ray_bootstrap_config.yaml" in up
+    assert "-L 8265:localhost:8265" in ray("dashboard")
+    down = ray("down", "--yes")
+    for address in ("192.0.2.10", "192.0.2.11", "192.0.2.12"):
+        assert re.search(rf"@{address} .*docker stop srgan-ray", down), address

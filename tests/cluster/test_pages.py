@@ -26,12 +26,17 @@ def blocks(page: Path) -> list[list[str]]:
     return [block.replace("\\\n", " ").strip().splitlines() for block in found]
 
 
+def quoted(page: Path) -> list[str]:
+    """What stands between backticks, outside the blocks."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    return re.findall(r"`([^`]+)`", text.replace("\n", " "))
+
+
 def ray_commands() -> list[tuple[str, list[str]]]:
     """Each `ray …` in the blocks and in the text, without what it hands on to others."""
     found = []
     for page in PAGES:
-        inline = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.S).replace("\n", " "))
-        for line in [line for block in blocks(page) for line in block] + inline:
+        for line in [line for block in blocks(page) for line in block] + quoted(page):
             for part in re.split(r"&&|;(?= ray )", line):
                 command = re.sub(r"^(\w+=\S+ )*", "", part.strip())
                 if command.startswith("ray "):
@@ -63,7 +68,8 @@ def test_files_that_are_named_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_make_targets_that_are_named_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`?\bmake (\w+)", "\n".join(re.findall(r"`[^`]+`", page.read_text(), re.S))):
+    commands = [line for block in blocks(page) for line in block] + quoted(page)
+    for target in re.findall(r"^make (\w+)", "\n".join(commands), re.M):
         assert re.search(rf"^{target}:", makefile, re.M), target
 
 
