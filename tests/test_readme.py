@@ -30,7 +30,7 @@ CONFIGS = {
 def commands() -> list[tuple[str, str]]:
     """Every verb with its arguments, as written in the code blocks."""
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README + CLUSTER, re.S)).replace("\\\n", " ")
-    found = re.findall(r"srgan-ray (\w+) (.*)|jobs/(\w+)\.py (.*)", blocks)
+    found = re.findall(r"(?<!-n )\bsrgan-ray (\w+) (.*)|jobs/(\w+)\.py (.*)", blocks)
     return [(verb or job, arguments or rest) for verb, arguments, job, rest in found]
 
 

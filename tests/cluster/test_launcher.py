@@ -39,7 +39,7 @@ esac
 exit 0
 """
 SECRET = re.compile(
-    r"AKIA\w{16}|PRIVATE KEY|secret_access_key|(password|token)\s*[:=]\s*['\"]?\w{8}|\b[0-9a-f]{40,}\b", re.I
+    r"AKIA\w{16}|PRIVATE KEY|(password|token|secret_access_key)\s*[:=]\s*['\"]?\w{8}|\b[0-9a-f]{40,}\b", re.I
 )
 
 
