@@ -1,4 +1,4 @@
-"""What the README and the cluster's README say is what there is."""
+"""What the README and the cluster's pages say is what there is."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ from srgan_ray.serving.protocol import ServeConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-CLUSTER = (ROOT / "cluster" / "README.md").read_text()
+CLUSTER = "\n".join(page.read_text() for page in sorted((ROOT / "cluster").rglob("*.md")))
 CONFIGS = {
     "prepare": PrepareConfig, "pretrain": PretrainConfig, "train": TrainConfig, "tune": TuneConfig,
     "promote": PromoteConfig, "rollback": RollbackConfig, "evaluate": EvaluateConfig,
@@ -29,7 +29,7 @@ CONFIGS = {
 def commands() -> list[tuple[str, str]]:
     """Every verb with its arguments, as written in the code blocks."""
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README + CLUSTER, re.S)).replace("\\\n", " ")
-    found = re.findall(r"srgan-ray (\w+) (.*)|jobs/(\w+)\.py (.*)", blocks)
+    found = re.findall(r"(?<!-n )\bsrgan-ray (\w+) (.*)|jobs/(\w+)\.py (.*)", blocks)
     return [(verb or job, arguments or rest) for verb, arguments, job, rest in found]
 
 

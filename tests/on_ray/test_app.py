@@ -30,7 +30,7 @@ from srgan_ray.serving.handler import ModelConfig
 from srgan_ray.serving.protocol import Limits, Scaling, ServeConfig
 
 pytestmark = pytest.mark.ray
-DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana_endpoint.json"
+DASHBOARD = Path(__file__).parents[2] / "cluster" / "monitoring" / "grafana_endpoint.json"
 
 
 def post(url: str, body: bytes, content_type: str = "image/png"):
