@@ -12,7 +12,7 @@ from srgan_ray.data import images
 from srgan_ray.data.manifest import Request
 from srgan_ray.on_ray.session import ray_session, set_embedded_environment
 
-set_embedded_environment()  # ray reads its environment when it is first imported, which may be while tests are collected
+set_embedded_environment()  # ray reads its environment when it is first imported: here while tests are collected
 for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # the tests' Ray is their own
     os.environ.pop(name, None)
 

@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -30,13 +31,8 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 MARK = "SRGAN_RAY_TEST_NODE"  # in the environment of all processes of a node
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
-# As cluster/ sets it for the head: a machine that is gone is noticed after 3 x (2 + 5) s, not 5 x (3 + 10) s.
-HEALTH_CHECK = {
-    "RAY_health_check_period_ms": "2000",
-    "RAY_health_check_timeout_ms": "5000",
-    "RAY_health_check_failure_threshold": "3",
-}
-STOP_WAIT = {"RAY_JOB_STOP_WAIT_TIME_S": "30"}  # by default a job that is stopped has 3 s
+# As in the image.
+PATIENCE = dict(re.findall(r"(RAY_(?:health_check|JOB_STOP)\w+)=(\d+)", (ROOT / "cluster" / "Dockerfile").read_text()))
 UNDER_WAY = ("PENDING", "RUNNING")
 
 
@@ -238,7 +234,7 @@ class Nodes:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "SRGAN_RAY_"))}
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         tokens = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "RAY_USAGE_STATS_ENABLED": "0"}
-        return kept | tokens | {"PATH": path} | HEALTH_CHECK | STOP_WAIT | self._environment
+        return kept | tokens | {"PATH": path} | PATIENCE | self._environment
 
 
 def _own_ports() -> list[str]:

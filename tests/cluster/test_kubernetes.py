@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import subprocess
-import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import pytest
 import ray
 import yaml
 
+import srgan_ray
 from srgan_ray import cli
 
 ROOT = Path(__file__).parents[2]
