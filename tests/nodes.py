@@ -119,6 +119,7 @@ class Nodes:
         """With `networks`, nodes have namespaces of their own. In place of `hidden` each sees an empty folder."""
         self.token = secrets.token_hex(32)
         self.workers: list[Node] = []
+        self.jobs: list[Job] = []
         self._hidden, self._environment = hidden, environment or {}
         self._number = 0
         self._folders: list[Path] = []
@@ -167,6 +168,12 @@ class Nodes:
         while len(self.workers) < num_workers:
             self.add()
 
+    def stop_jobs(self) -> None:
+        while self.jobs:
+            job = self.jobs.pop()
+            if job.under_way():
+                job.stop()
+
     def alive(self) -> dict[str, str]:
         """The addresses of the nodes that the head counts as alive, its own too, by their id."""
         summary = self.request("/nodes?view=summary")["data"]["summary"]
@@ -178,7 +185,8 @@ class Nodes:
         id = f"job-{secrets.token_hex(4)}"
         command = self.submitting("python", *arguments, flags=("--no-wait", f"--submission-id={id}"))
         wait_for(lambda: subprocess.run(command, **self.as_user(), capture_output=True).returncode == 0)
-        return Job(self, id)
+        self.jobs.append(Job(self, id))
+        return self.jobs[-1]
 
     def submitting(self, *entrypoint: str, flags: tuple[str, ...] = ()) -> list[str]:
         """The command that submits a job."""

@@ -1,5 +1,6 @@
 """What the connected cluster has to give."""
 
+import sys
 from typing import NamedTuple
 
 import ray
@@ -13,8 +14,11 @@ def largest_node(resource: str = "CPU") -> dict[str, float]:
 
 
 def total_cpus() -> int:
-    """Of all nodes together."""
-    return sum(int(node.get("CPU", 0)) for node in _nodes())
+    """Of all nodes together. Raises InputError where there are none: nothing would ever begin."""
+    num_cpus = sum(int(node.get("CPU", 0)) for node in _nodes())
+    if not num_cpus:
+        raise InputError("the cluster has 0 CPUs; wanted at least one: add a node with CPUs (ray start --num-cpus)")
+    return num_cpus
 
 
 def metrics_url() -> str:
@@ -25,19 +29,26 @@ def metrics_url() -> str:
 
 
 def share_for(worker_counts: range) -> tuple[int, bool]:
-    """The CPUs for each worker, and whether each gets a GPU.
+    """The CPUs for each worker, and whether each gets a GPU, as it does where there are any.
 
     For one number of workers as many CPUs as all of them can have; where it may change with the nodes, all those of
-    the smallest node that has any. Raises InputError where there are not enough CPUs for one each.
+    the smallest node that has any. Raises InputError where there are not enough CPUs, or GPUs, for one each.
     """
-    cpus = [int(node.get("CPU", 0)) for node in _nodes()]
-    num_gpus = sum(int(node.get("GPU", 0)) for node in _nodes())
-    least = worker_counts[0]
-    fitting = [num for num in range(1, max(cpus) + 1) if sum(cpu // num for cpu in cpus) >= least]
+    least, num_cpus = worker_counts[0], total_cpus()
+    num_gpus = sum(_places(node) for node in _nodes() if node.get("GPU"))
+    nodes = [node for node in _nodes() if bool(node.get("GPU")) == bool(num_gpus) and node.get("CPU")]
+    cpus = [int(node["CPU"]) for node in nodes]
+    fitting = [num for num in range(1, max(cpus) + 1) if sum(_places(node, num) for node in nodes) >= least]
     if not fitting:
-        raise InputError(f"--num-workers {least}; the cluster has {sum(cpus)} CPUs: wanted at most one worker for each")
-    share = max(fitting) if len(worker_counts) == 1 else min([fitting[-1], *filter(None, cpus)])
-    return share, num_gpus >= least
+        there = f"{num_gpus} GPUs with a CPU each" if num_gpus else f"{num_cpus} CPUs"
+        raise InputError(f"--num-workers {least}; the cluster has {there}: wanted at most one worker for each")
+    share = max(fitting) if len(worker_counts) == 1 else min([fitting[-1], *cpus])
+    return share, bool(num_gpus)
+
+
+def _places(node: dict[str, float], num_cpus: int = 1) -> int:
+    """Workers of so many CPUs, and of one GPU on a node that has any, that fit on a node."""
+    return min(int(node.get("CPU", 0)) // num_cpus, int(node.get("GPU", 0)) or sys.maxsize)
 
 
 class TrialShare(NamedTuple):

@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import ray
 from tqdm import tqdm
 
 from srgan_ray.data import images
@@ -39,9 +38,11 @@ from srgan_ray.data.manifest import (
     write_manifest,
 )
 from srgan_ray.data.report import render_report
+from srgan_ray.data.shard_set import REQUESTS_AT_ONCE
 from srgan_ray.data.shards import Plan, plan_shards, read_findings, write_part, write_shard
 from srgan_ray.data.sources import Photograph
 from srgan_ray.data.storage import ASIDE, Folder
+from srgan_ray.on_ray.cluster import total_cpus
 from srgan_ray.on_ray.parallel import map_in_tasks
 
 Item = TypeVar("Item")
@@ -69,7 +70,8 @@ def prepare(photographs: list[Photograph], request: Request, folder: Folder) -> 
     if len(todo) < len(paths):
         print(f"going on: {len(paths) - len(todo)} of {len(paths)} parts are there", file=sys.stderr)
     _in_parallel(functools.partial(_examine, folder, request), todo, [len(chunk) for _, chunk in todo], "photographs")
-    parts = [read_findings(folder, path) for path in paths]
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as readers:
+        parts = list(readers.map(functools.partial(read_findings, folder), paths))
     plan = plan_shards(parts, request)
     findings = _with_rejections(parts, plan)
     counts = _count(findings, plan)
@@ -136,7 +138,7 @@ def _in_parallel(
     """
     if not items:
         return []
-    least = MIN_TASKS_PER_CPU * int(ray.cluster_resources()["CPU"])
+    least = MIN_TASKS_PER_CPU * total_cpus()
     num_tasks = min(len(items), max(least, math.ceil(len(items) / MAX_ITEMS_PER_TASK)))
     results: dict[int, Result] = {}
     with tqdm(total=sum(sizes), unit=f" {unit}", disable=None) as bar:

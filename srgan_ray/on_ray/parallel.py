@@ -3,7 +3,7 @@
 import functools
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import ray
@@ -15,14 +15,14 @@ from srgan_ray.on_ray.cluster import Pool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-NUM_TRIES = 3  # of an item whose actor dies; by default Ray would try for ever
+NUM_TRIES = 3  # of an item whose actor dies
 
 
 def map_in_tasks(
     function: Callable[[Item], Result], items: Sequence[Item], num_tasks: int
 ) -> Iterator[tuple[int, Result]]:
     """The number of each item and what the function gives for it, as they come. Raises InputError as it does."""
-    return _stream(_dataset(items, num_tasks).map(functools.partial(_apply, function)))
+    return _stream(_dataset(dict(enumerate(items)), num_tasks).map(functools.partial(_apply, function)))
 
 
 def map_in_pool(
@@ -30,9 +30,21 @@ def map_in_pool(
 ) -> Iterator[tuple[int, Result]]:
     """As `map_in_tasks`, but one item at a time by actors, each of which applies the function that it has built.
 
-    An actor that dies is replaced, and what it had in hand is tried again. Items with which NUM_TRIES actors died are
-    left out, and so are those with which the function raises anything but InputError.
+    An actor that dies is replaced, and what it had in hand is tried again when all else is done: no actor waits for a
+    node that has gone. Items with which NUM_TRIES actors died are left out, and so are those with which the function
+    raises anything but InputError.
     """
+    left = dict(enumerate(items))
+    for _ in range(NUM_TRIES):
+        if left:
+            for number, result in _map_once(build, left, pool):
+                del left[number]
+                yield number, result
+
+
+def _map_once(
+    build: Callable[[], Callable[[Item], Result]], items: Mapping[int, Item], pool: Pool
+) -> Iterator[tuple[int, Result]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # of max_restarts, which can be said in no other way
         dataset = _dataset(items, len(items)).map(
@@ -45,9 +57,10 @@ def map_in_pool(
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus,
             max_restarts=-1,
-            max_task_retries=NUM_TRIES - 1,
+            max_task_retries=0,
         )
     dataset.context.max_errored_blocks = -1
+    dataset.context.max_consecutive_actor_init_deaths = NUM_TRIES * pool.num_actors  # a node that goes takes all of its
     return _stream(dataset)
 
 
@@ -59,12 +72,12 @@ class _Actor:
         return _apply(self._function, row)
 
 
-def _dataset(items: Sequence[Any], num_blocks: int) -> ray.data.Dataset:
+def _dataset(items: Mapping[int, Any], num_blocks: int) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.op_resource_reservation_enabled = False  # left on, half of the CPUs wait: 3.2 s instead of 1.9 s on two
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what stops a job is raised as well
-    rows = [{"number": number, "item": item} for number, item in enumerate(items)]
+    rows = [{"number": number, "item": item} for number, item in items.items()]
     return ray.data.from_items(rows, override_num_blocks=num_blocks)
 
 

@@ -12,6 +12,7 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -52,7 +53,8 @@ def _make_trainer(config: RunConfig, num_cpus: int) -> tuple[TorchTrainer, Any]:
     if config.min_workers:  # Ray Train would wait 60 s for the nodes that have gone
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
     num_cpus = num_cpus or most_cpus
-    board = ray.remote(num_cpus=0)(Board).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()  # workers' nodes may go
     return TorchTrainer(
         _train_loop_per_worker,
         train_loop_config={"config": to_dict(config), "num_threads": num_cpus, "board": board},

@@ -25,10 +25,11 @@ def network() -> Iterator[Nodes]:
 
 
 @pytest.fixture
-def nodes(network: Nodes) -> Nodes:
+def nodes(network: Nodes) -> Iterator[Nodes]:
     """The network with two workers again, whatever became of them in the test before."""
     network.restore(2)
-    return network
+    yield network
+    network.stop_jobs()
 
 
 @pytest.fixture

@@ -40,7 +40,8 @@ esac
 exit 0
 """
 SECRET = re.compile(
-    r"AKIA\w{16}|PRIVATE KEY|(password|token|secret_access_key)\s*[:=]\s*['\"]?\w{8}|(?<!sha256 )\b[0-9a-f]{40,}\b",
+    r"AKIA\w{16}|PRIVATE KEY|"
+    r"(password|token|secret_access_key)\s*[:=]\s*['\"]?\w{8}|(?<!sha256 )\b[0-9a-f]{40,}\b",
     re.I,
 )
 
