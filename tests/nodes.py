@@ -20,8 +20,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from processes import wait_for
@@ -115,18 +116,22 @@ class Node:
 class Nodes:
     """A head that computes nothing, and workers."""
 
-    def __init__(self, networks: bool, hidden: Path | None = None, environment: dict[str, str] | None = None) -> None:
-        """With `networks`, nodes have namespaces of their own. In place of `hidden` each sees an empty folder."""
+    def __init__(
+        self,
+        network: "Network | None" = None,
+        hidden: Path | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """In a `network`, nodes have namespaces of their own. In place of `hidden` each sees an empty folder."""
         self.token = secrets.token_hex(32)
         self.workers: list[Node] = []
         self.jobs: list[Job] = []
-        self._hidden, self._environment = hidden, environment or {}
+        self._network, self._hidden, self._environment = network, hidden, dict(environment)
         self._number = 0
         self._folders: list[Path] = []
-        self._network = Network() if networks else None
         self._id = f"srgan{os.getpid()}{secrets.token_hex(2)}"
         ports = {"port": GCS_PORT, "dashboard-port": DASHBOARD_PORT, "ray-client-server-port": 10001}
-        if not networks:
+        if not network:
             ports = {name: free_port() for name in ports}
         self._gcs_port, self._dashboard_port = ports["port"], ports["dashboard-port"]
         flags = [f"--{name}={port}" for name, port in ports.items()]
@@ -312,9 +317,8 @@ def _lives(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def started(num_workers: int, networks: bool, hidden: Path | None = None, **environment: str) -> Iterator[Nodes]:
-    """A cluster for the length of a block."""
-    nodes = Nodes(networks, hidden, environment)
+def started(num_workers: int, nodes: Nodes) -> Iterator[Nodes]:
+    """A cluster with so many workers, for the length of a block."""
     try:
         for _ in range(num_workers):
             nodes.add()

@@ -1,0 +1,84 @@
+"""The whole pipeline on an S3, by nodes that share no folder."""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from fakes import photograph
+from nodes import Network, Nodes, started
+from srgan_ray.data import images
+from srgan_ray.data.sources import list_photographs
+from srgan_ray.demo import free_port
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+SECRETS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+SMALL = ["--steps=4", "--evaluate-every=2", "--batch-size=2", "--crop-px=48", "--max-val-photographs=1"]
+SMALL_GENERATOR = ["--generator.num-blocks=1", "--generator.num-features=8"]
+SMALL_SRGAN = [*SMALL, "--vgg-weights=random", "--discriminator.num-features=4", "--discriminator.num-units=16"]
+SEARCH = ["--trials=1", "--baseline-seeds=1", "--sampler=random", "--space=learning_rate=log:1e-6:1e-4", "--choose=0"]
+
+
+@pytest.fixture(scope="module")
+def s3(network: Network) -> Iterator[Any]:
+    """A client of an S3 that the network's nodes reach, with an empty bucket `dogs`."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(network.gateway, free_port(), verbose=False)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        client = boto3.client("s3", endpoint_url="http://{}:{}".format(*server.get_host_and_port()))
+        client.create_bucket(Bucket="dogs")
+        yield client
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def apart(network: Network, s3: Any) -> Iterator[Nodes]:
+    """A head and two workers, each with temporary files that no other sees, which know the S3 by their environment."""
+    environment = SECRETS | {"AWS_ENDPOINT_URL": s3.meta.endpoint_url}
+    with started(2, Nodes(network, Path(tempfile.gettempdir()), environment)) as nodes:
+        yield nodes
+
+
+def names(s3: Any, prefix: str) -> set[str]:
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket="dogs", Prefix=prefix)
+    return {entry["Key"].removeprefix(prefix) for page in pages for entry in page.get("Contents", [])}
+
+
+def test_the_nodes_share_no_folder(apart: Nodes, tmp_path: Path) -> None:
+    job = apart.submit("-c", f"import os; print(os.path.exists({str(tmp_path)!r}))")
+    job.ended()
+    assert job.logs().splitlines()[-1] == "False"
+
+
+def test_the_pipeline_runs_on_object_storage(apart: Nodes, s3: Any) -> None:
+    found = list_photographs("samples", 0, 0)
+    for sample in found:
+        s3.put_object(Bucket="dogs", Key=f"photographs/{sample.name}", Body=sample.read())
+    for number in range(12):
+        content = images.encode(photograph(number, 24, 32), "png")
+        s3.put_object(Bucket="dogs", Key=f"in/breed_{number % 2}/{number}.png", Body=content)
+
+    def run(verb: str, *arguments: str) -> dict:
+        return apart.submit(f"jobs/{verb}.py", *arguments).summary()
+
+    prepared = run("prepare", "s3://dogs/photographs", "--out=s3://dogs/shards", "--val-fraction=0.2")
+    assert prepared["train"] + prepared["val"] + prepared["rejected"] == len(found)
+    data = ["--data=s3://dogs/shards", "--num-workers=2"]
+    run("pretrain", *data, *SMALL, *SMALL_GENERATOR, "--out=s3://dogs/pretrained")
+    run("train", *data, *SMALL_SRGAN, "--init=s3://dogs/pretrained", "--out=s3://dogs/trained")
+    assert {"config.json", "metrics.jsonl", "generator.safetensors", "report.html"} <= names(s3, "trained/")
+    searched = run("tune", data[0], *SMALL_SRGAN, *SEARCH, "--init=s3://dogs/pretrained", "--out=s3://dogs/search")
+    assert searched["trials"] == {"finished": 2}
+    promoted = run("promote", "psnr", "--to=s3://dogs/registry", data[0])
+    assert promoted["generator"] == "psnr"
+    upscaled = run("upscale", "s3://dogs/in", "--generator=s3://dogs/registry", "--out=s3://dogs/out")
+    assert upscaled["upscaled"] == 12
+    assert names(s3, "out/") == {"manifest.jsonl", *(f"breed_{number % 2}/{number}.png" for number in range(12))}
