@@ -11,16 +11,19 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
+from ray.train import TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from srgan_ray.config import RunConfig, from_dict, to_dict
+from srgan_ray.data.storage import Folder, below
 from srgan_ray.errors import InputError
 from srgan_ray.on_ray.cluster import share_for
 from srgan_ray.on_ray.gloo import TorchOnNodes
-from srgan_ray.training.folder import RAY_FILES, RunFolder
+from srgan_ray.training.checkpoint import sealed
+from srgan_ray.training.folder import CHECKPOINTS, RAY_FILES, RunFolder
 from srgan_ray.training.loop import Report, format_row
 from srgan_ray.training.memory import WORKER_ENVIRONMENT
 from srgan_ray.training.run import run
@@ -38,14 +41,28 @@ def fit(config: RunConfig, report: Report | None = None, num_cpus: int = 0) -> d
     for each validation. Each worker gets `num_cpus`; 0: as many as there are for all of them.
 
     Raises InputError where the cluster has too few CPUs, where another command is at work in the run folder, and where
-    a worker gives up with one; ray.train's TrainingFailedError where workers died more than MAX_RESTARTS times.
+    a worker gives up with one; ray.train's TrainingFailedError where workers died more than MAX_RESTARTS times between
+    two checkpoints.
     """
     folder = RunFolder(config.out)
     with folder.locked():
         with contextlib.nullcontext(report) if report else ProgressBar(config.loop.steps) as shown:
-            _fit_and_tell(*_make_trainer(config, num_cpus), shown)
+            _fit_while_it_advances(config, num_cpus, shown)
         folder.write_report()
         return folder.summary()
+
+
+def _fit_while_it_advances(config: RunConfig, num_cpus: int, report: Report) -> None:
+    """Ray Train counts the deaths of a whole run: where spot machines come and go, it would give up in the end."""
+    checkpoints = Folder(below(config.out, CHECKPOINTS))
+    while True:
+        before = sealed(checkpoints)
+        try:
+            return _fit_and_tell(*_make_trainer(config, num_cpus), report)
+        except TrainingFailedError:
+            if sealed(checkpoints)[-1:] <= before[-1:]:
+                raise
+            report.say(f"workers died {MAX_RESTARTS + 1} times; going on, since there are new checkpoints")
 
 
 def _make_trainer(config: RunConfig, num_cpus: int) -> tuple[TorchTrainer, Any]:

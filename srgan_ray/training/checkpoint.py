@@ -48,7 +48,7 @@ class Checkpoints:
 
         Raises InputError where there are checkpoints, but no whole one.
         """
-        names = self._sealed()
+        names = sealed(self._folder)
         for name in reversed(names):
             try:
                 return self._read(name)
@@ -89,15 +89,12 @@ class Checkpoints:
         self._prune()
 
     def _prune(self) -> None:
-        names = self._sealed()
+        names = sealed(self._folder)
         losses = {name: self._read_seal(name)["loss_val"] for name in names}
         validated = [name for name in names if math.isfinite(losses[name])]
         kept = {*names[-NUM_KEPT:], *sorted(validated, key=losses.__getitem__)[:1]}
         gone = [file for file in self._folder.names() if file.partition("/")[0] not in kept]
         self._folder.delete(sorted(gone, key=lambda file: not file.endswith(SEAL)))  # the seals first
-
-    def _sealed(self) -> list[str]:
-        return [file.removesuffix(f"/{SEAL}") for file in self._folder.names() if file.endswith(f"/{SEAL}")]
 
     def _read(self, name: str) -> dict[str, Any]:
         seal, file = self._read_seal(name), f"{name}/{STATE}"
@@ -113,6 +110,11 @@ class Checkpoints:
         except ValueError:
             return {"loss_val": float("inf")}
         return seal
+
+
+def sealed(folder: Folder) -> list[str]:
+    """The names of the finished checkpoints in a folder, by step."""
+    return [file.removesuffix(f"/{SEAL}") for file in folder.names() if file.endswith(f"/{SEAL}")]
 
 
 def checkpoint_name(step: int) -> str:

@@ -79,3 +79,42 @@ def test_a_pool_fills_the_cluster(nodes: list[dict[str, float]], expected: tuple
 
     monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
     assert cluster.find_pool() == expected
+
+
+CPU_NODE, GPU_NODE, HEAD = {"CPU": 16.0}, {"CPU": 8.0, "GPU": 2.0}, {"memory": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "counts", "expected"),
+    [
+        ([HEAD, {"CPU": 2.0}], range(1, 2), (2, False)),
+        ([{"CPU": 2.0}, {"CPU": 3.0}], range(2, 3), (2, False)),
+        ([{"CPU": 8.0}, {"CPU": 4.0}], range(1, 3), (4, False)),
+        ([CPU_NODE, GPU_NODE], range(1, 2), (8, True)),
+        ([CPU_NODE, GPU_NODE, GPU_NODE], range(4, 5), (4, True)),
+    ],
+)
+def test_workers_share_the_nodes_and_are_on_gpus_where_there_are_any(
+    nodes: list[dict[str, float]], counts: range, expected: tuple[int, bool], monkeypatch
+) -> None:
+    from srgan_ray.on_ray import cluster
+
+    monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
+    assert cluster.share_for(counts) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([HEAD], "the cluster has 0 CPUs"),
+        ([HEAD, {"CPU": 2.0}], "--num-workers 3; the cluster has 2 CPUs"),
+        ([CPU_NODE, GPU_NODE], "--num-workers 3; the cluster has 2 GPUs"),
+    ],
+)
+def test_workers_without_a_place_are_refused(nodes: list[dict[str, float]], message: str, monkeypatch) -> None:
+    """Not put on CPUs without a word where there are GPUs."""
+    from srgan_ray.on_ray import cluster
+
+    monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
+    with pytest.raises(InputError, match=message):
+        cluster.share_for(range(3, 4))

@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -175,3 +177,32 @@ def worker_pid(session: int) -> int:
     """The training worker of a session, 0 for none."""
     workers = [pid for pid, command in processes_of(session).items() if command.startswith("ray::RayTrainWorker")]
     return workers[0] if workers else 0
+
+
+@pytest.mark.slow
+def test_deaths_are_counted_between_checkpoints(
+    shards: Path, ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.train import TrainingFailedError
+
+    from srgan_ray.on_ray import trainer
+
+    def kill_worker() -> None:
+        [worker] = [child for child in psutil.Process().children(recursive=True) if "RayTrainWorker" in child.name()]
+        worker.kill()
+
+    monkeypatch.setattr(trainer, "MAX_RESTARTS", 0)
+    loop = LoopConfig(steps=1500, evaluate_every=1500, checkpoint_every=50)
+    with ThreadPoolExecutor(1) as executor:
+        running = executor.submit(fit, tiny(shards, tmp_path / "run", loop=loop))
+        wait_for(lambda: checkpoints(tmp_path / "run"))
+        kill_worker()
+        assert running.result(120)["step"] == 1500
+
+        stuck = executor.submit(
+            fit, tiny(shards, tmp_path / "stuck", loop=dataclasses.replace(loop, checkpoint_every=1500))
+        )
+        wait_for(lambda: (tmp_path / "stuck" / "config.json").exists())
+        kill_worker()
+        with pytest.raises(TrainingFailedError):
+            stuck.result(120)
