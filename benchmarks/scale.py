@@ -35,8 +35,8 @@ from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig
 from srgan_ray.data.crops import CropConfig
 from srgan_ray.data.forensics import BAND_BITS, NUM_BANDS, Finding, group_alike
 from srgan_ray.data.manifest import Request
-from srgan_ray.data.shard_set import ShardSet
-from srgan_ray.data.shards import ROWS_PER_GROUP, ROWS_PER_SHARD, plan_shards
+from srgan_ray.data.shard_set import REQUESTS_AT_ONCE, ShardSet
+from srgan_ray.data.shards import ROWS_PER_SHARD, plan_shards
 from srgan_ray.data.sources import Photograph
 from srgan_ray.models.discriminator import DiscriminatorConfig, build_discriminator
 from srgan_ray.models.generator import GeneratorConfig, build_generator
@@ -49,14 +49,13 @@ NUM_PHOTOGRAPHS = (20_000, 1_000_000, 100_000_000)
 PRETRAIN, TRAIN = "pretrain", "train"
 # Of a batch of 16 on the fastest GPUs, as in feed.py; one of `train` took 4.7 times as long on a CPU.
 STEP_S = {PRETRAIN: 1 / 250, TRAIN: 4.7 / 250}
-# Requests, counted on a local S3. Of a shard that is read: HEAD, the footer in two parts, each row group. Of a
-# photograph that is prepared from a tar: HEAD and GET, and its share of those for parts and shards. Where that S3 was
-# made to wait, those of a shard, and those of a part's findings, came one after the other.
-REQUESTS_PER_SHARD = 3
+# Requests, counted on a local S3. Of a shard that is read: HEAD and GET, of several shards at once. Of a photograph
+# that is prepared from a tar: HEAD and GET, and its share of those for parts and shards. Where that S3 was made wait,
+# those of a part's findings came one after the other, those of several parts at once.
+REQUESTS_PER_SHARD = 2
 READS_PER_PHOTOGRAPH, WRITES_PER_PHOTOGRAPH = 2.6, 0.16
-REQUESTS_PER_PART = 6  # of the findings, which the command reads part by part
+REQUESTS_PER_PART = 6  # of the findings
 PART_BYTES = 2**20  # of the source, as in on_ray/ingest.py, which imports ray
-READ_SHARE = 1.58 / 2.12  # of a shard set with two kinds of LR, `hr` and one of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,18 +179,20 @@ def estimate(inputs: Inputs, gpus: int, photographs: int) -> Estimate:
     """What so many GPUs take for so many photographs."""
     cpus = gpus * inputs.cpus_per_gpu
     examine_s = photographs * inputs.prepare_cpu_s / cpus
-    findings_s = photographs * inputs.source_bytes / PART_BYTES * REQUESTS_PER_PART * inputs.request_s
+    parts = photographs * inputs.source_bytes / PART_BYTES
+    findings_s = parts * REQUESTS_PER_PART * inputs.request_s / REQUESTS_AT_ONCE
     look_alikes_s = num_pairs(photographs) * inputs.pair_s
     steps_per_epoch = photographs * inputs.crops_per_photograph / (inputs.batch_size * gpus)
     reduce_s = all_reduce_s(inputs, gpus)
     compute_s = inputs.step_s + reduce_s
     feed_s = inputs.batch_size * inputs.crop_cpu_s / inputs.cpus_per_gpu
     shards = math.ceil(photographs / ROWS_PER_SHARD)
-    opened, share = touched(gpus, ROWS_PER_SHARD), touched(gpus, ROWS_PER_GROUP)
+    opened = touched(gpus, ROWS_PER_SHARD)
     shard_bytes = photographs * inputs.source_bytes * inputs.shard_ratio
-    read_bytes = gpus * share * shard_bytes * READ_SHARE
-    requests = gpus * shards * (opened * REQUESTS_PER_SHARD + share * ROWS_PER_SHARD / ROWS_PER_GROUP)
-    reading_s = (requests * inputs.request_s + read_bytes / bytes_per_s(inputs)) / gpus / steps_per_epoch
+    read_bytes = gpus * opened * shard_bytes
+    requests = gpus * shards * opened * REQUESTS_PER_SHARD
+    waits_s = requests * inputs.request_s / REQUESTS_AT_ONCE
+    reading_s = (waits_s + read_bytes / bytes_per_s(inputs)) / gpus / steps_per_epoch
     step_s = max(compute_s, feed_s, reading_s, requests / steps_per_epoch / inputs.requests_per_s)
     examining_s = max(examine_s, photographs * READS_PER_PHOTOGRAPH / inputs.requests_per_s)
     prepare_s = examining_s + findings_s + look_alikes_s
@@ -242,7 +243,7 @@ def bytes_per_s(inputs: Inputs) -> float:
 
 
 def touched(gpus: int, rows: int) -> float:
-    """How many of the shards, or row groups, of so many rows each worker reads: its own rows lie anywhere in them."""
+    """How many of the shards of so many rows each worker reads: its own rows lie anywhere in them."""
     return 1 - (1 - 1 / gpus) ** rows
 
 
