@@ -135,7 +135,8 @@ def test_a_stopped_run_goes_on_when_submitted_again(neighbours: Nodes, shards: P
     again = neighbours.submit(*run("run", 400))
     assert again.summary()["step"] == 400
     neighbours.submit(*run("left_alone", 400)).summary()
-    found, expected = (load_generator(str(storage / name))[0].state_dict() for name in ("run", "left_alone"))
+    files = (str(storage / name / "generator.safetensors") for name in ("run", "left_alone"))
+    found, expected = (load_generator(file)[0].state_dict() for file in files)
     assert all(found[name].equal(expected[name]) for name in expected)
     steps = [row["step"] for row in rows(storage / "run" / "metrics.jsonl")]
     assert steps == list(range(40, 401, 40)), "nothing skipped, nothing twice"

@@ -26,7 +26,7 @@ SEARCH = ["--trials=1", "--baseline-seeds=1", "--sampler=random", "--space=learn
 
 @pytest.fixture(scope="module")
 def s3(network: Network) -> Iterator[Any]:
-    """A client of an S3 that the network's nodes reach, with an empty bucket `dogs`."""
+    """A client of an S3 that the network's nodes reach, with an empty bucket `kennel`."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(network.gateway, free_port(), verbose=False)
     server.start()
@@ -34,7 +34,7 @@ def s3(network: Network) -> Iterator[Any]:
         for name, value in SECRETS.items():
             patch.setenv(name, value)
         client = boto3.client("s3", endpoint_url="http://{}:{}".format(*server.get_host_and_port()))
-        client.create_bucket(Bucket="dogs")
+        client.create_bucket(Bucket="kennel")
         yield client
     server.stop()
 
@@ -48,7 +48,7 @@ def apart(network: Network, s3: Any) -> Iterator[Nodes]:
 
 
 def names(s3: Any, prefix: str) -> set[str]:
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket="dogs", Prefix=prefix)
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket="kennel", Prefix=prefix)
     return {entry["Key"].removeprefix(prefix) for page in pages for entry in page.get("Contents", [])}
 
 
@@ -61,24 +61,24 @@ def test_the_nodes_share_no_folder(apart: Nodes, tmp_path: Path) -> None:
 def test_the_pipeline_runs_on_object_storage(apart: Nodes, s3: Any) -> None:
     found = list_photographs("samples", 0, 0)
     for sample in found:
-        s3.put_object(Bucket="dogs", Key=f"photographs/{sample.name}", Body=sample.read())
+        s3.put_object(Bucket="kennel", Key=f"photographs/{sample.name}", Body=sample.read())
     for number in range(12):
         content = images.encode(photograph(number, 24, 32), "png")
-        s3.put_object(Bucket="dogs", Key=f"in/breed_{number % 2}/{number}.png", Body=content)
+        s3.put_object(Bucket="kennel", Key=f"in/breed_{number % 2}/{number}.png", Body=content)
 
     def run(verb: str, *arguments: str) -> dict:
         return apart.submit(f"jobs/{verb}.py", *arguments).summary()
 
-    prepared = run("prepare", "s3://dogs/photographs", "--out=s3://dogs/shards", "--val-fraction=0.2")
+    prepared = run("prepare", "s3://kennel/photographs", "--out=s3://kennel/shards", "--val-fraction=0.2")
     assert prepared["train"] + prepared["val"] + prepared["rejected"] == len(found)
-    data = ["--data=s3://dogs/shards", "--num-workers=2"]
-    run("pretrain", *data, *SMALL, *SMALL_GENERATOR, "--out=s3://dogs/pretrained")
-    run("train", *data, *SMALL_SRGAN, "--init=s3://dogs/pretrained", "--out=s3://dogs/trained")
+    data = ["--data=s3://kennel/shards", "--num-workers=2"]
+    run("pretrain", *data, *SMALL, *SMALL_GENERATOR, "--out=s3://kennel/pretrained")
+    run("train", *data, *SMALL_SRGAN, "--init=s3://kennel/pretrained", "--out=s3://kennel/trained")
     assert {"config.json", "metrics.jsonl", "generator.safetensors", "report.html"} <= names(s3, "trained/")
-    searched = run("tune", data[0], *SMALL_SRGAN, *SEARCH, "--init=s3://dogs/pretrained", "--out=s3://dogs/search")
+    searched = run("tune", data[0], *SMALL_SRGAN, *SEARCH, "--init=s3://kennel/pretrained", "--out=s3://kennel/search")
     assert searched["trials"] == {"finished": 2}
-    promoted = run("promote", "psnr", "--to=s3://dogs/registry", data[0])
+    promoted = run("promote", "psnr", "--to=s3://kennel/registry", data[0])
     assert promoted["generator"] == "psnr"
-    upscaled = run("upscale", "s3://dogs/in", "--generator=s3://dogs/registry", "--out=s3://dogs/out")
+    upscaled = run("upscale", "s3://kennel/in", "--generator=s3://kennel/registry", "--out=s3://kennel/out")
     assert upscaled["upscaled"] == 12
     assert names(s3, "out/") == {"manifest.jsonl", *(f"breed_{number % 2}/{number}.png" for number in range(12))}
