@@ -32,7 +32,7 @@ audit: setup
 # Everything the package needs, in the newest versions that its oldest Python has. From PyPI, whatever pip is set to.
 lock: setup
 	$(BIN)/uv pip compile pyproject.toml --output-file cluster/requirements.lock --upgrade --quiet \
-		--no-config --default-index https://pypi.org/simple --python-version 3.11 --python-platform linux \
+		--no-config --python-version 3.11 --python-platform linux \
 		--only-binary :all: --generate-hashes --no-annotate --custom-compile-command 'make lock'
 	sed -i "s/# sha256 .*/# sha256 $$(sha256sum < cluster/requirements.lock | cut -c -64)\"/" cluster/runtime_env.yaml
 

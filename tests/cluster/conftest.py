@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fakes import photograph
 from nodes import Network, Nodes, can_have_networks, started
+from srgan_ray.data import images
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +45,14 @@ def nodes(networked: Nodes) -> Iterator[Nodes]:
 def storage(tmp_path: Path) -> Path:
     """What all nodes share."""
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def many_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some 40 parts of a megabyte."""
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(160):
+        noise = np.random.default_rng(number).integers(-20, 20, (300, 400, 3))
+        noisy = np.clip(photograph(number, 300, 400) + noise, 0, 255).astype(np.uint8)
+        (folder / f"{number}.png").write_bytes(images.encode(noisy, "png"))
+    return folder

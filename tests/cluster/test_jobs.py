@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fakes import photograph
+from fakes import make_shards, photograph
 from nodes import ROOT, Nodes
 from processes import wait_for
 from srgan_ray.data import images
+from srgan_ray.data.manifest import Request
 from srgan_ray.demo import free_port
 from srgan_ray.models.artifact import load_generator
 
@@ -140,6 +141,36 @@ def test_a_stopped_run_goes_on_when_submitted_again(neighbours: Nodes, shards: P
     assert all(found[name].equal(expected[name]) for name in expected)
     steps = [row["step"] for row in rows(storage / "run" / "metrics.jsonl")]
     assert steps == list(range(40, 401, 40)), "nothing skipped, nothing twice"
+
+
+def test_a_stopped_prepare_goes_on_when_submitted_again(
+    neighbours: Nodes, many_photographs: Path, storage: Path
+) -> None:
+    command = ["jobs/prepare.py", str(many_photographs), f"--out={storage}/shards"]
+    job = neighbours.submit(*command)
+    wait_for(lambda: len(list((storage / "shards").rglob("*.parquet"))) >= 4)
+    job.stop()
+    assert job.info()["status"] == "STOPPED", "it ended before it could be stopped"
+    again = neighbours.submit(*command)
+    assert again.summary()["data_hash"] == make_shards(storage / "other", Request(str(many_photographs))).data_hash
+    assert "going on: " in again.logs()
+
+
+def test_a_stopped_search_goes_on_when_submitted_again(
+    neighbours: Nodes, shards: Path, generator_file: str, storage: Path
+) -> None:
+    command = [
+        "jobs/tune.py", f"--data={shards}", f"--init={generator_file}", f"--out={storage}/search", *SEARCH,
+        "--steps=200", "--evaluate-every=20", "--checkpoint-every=20", *SMALL_SRGAN,
+    ]  # fmt: skip
+    trials = storage / "search" / "trials"
+    job = neighbours.submit(*command)
+    wait_for(lambda: rows(trials / "00001" / "metrics.jsonl"))
+    job.stop()
+    assert job.info()["status"] == "STOPPED", "it ended before it could be stopped"
+    assert neighbours.submit(*command).summary()["trials"] == {"finished": 3}
+    for number in range(3):
+        assert [row["step"] for row in rows(trials / f"{number:05d}" / "metrics.jsonl")] == list(range(20, 201, 20))
 
 
 def test_a_stopped_upscale_goes_on_when_submitted_again(neighbours: Nodes, pictures: Path, storage: Path) -> None:

@@ -24,17 +24,6 @@ SMALL_SRGAN = [*SMALL, "--vgg-weights=random", "--discriminator.num-features=4",
 RECOVERY_S = 60  # which a killed node may cost beside the time since the last checkpoint
 
 
-@pytest.fixture(scope="module")
-def many_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some 40 parts of a megabyte."""
-    folder = tmp_path_factory.mktemp("many")
-    for number in range(160):
-        noise = np.random.default_rng(number).integers(-20, 20, (300, 400, 3))
-        noisy = np.clip(photograph(number, 300, 400) + noise, 0, 255).astype(np.uint8)
-        (folder / f"{number}.png").write_bytes(images.encode(noisy, "png"))
-    return folder
-
-
 def rows(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
