@@ -11,17 +11,14 @@ import pytest
 from fakes import make_shards, photograph
 from nodes import ROOT, Nodes
 from processes import wait_for
+from small import FOUR_STEPS, SMALL_PRETRAIN, SMALL_SEARCH, SMALL_TRAIN, rows, steps
 from srgan_ray.data import images
 from srgan_ray.data.manifest import Request
 from srgan_ray.demo import free_port
 from srgan_ray.models.artifact import load_generator
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-SMALL = ["--batch-size=2", "--crop-px=48", "--max-val-photographs=1"]
-SMALL_GENERATOR = ["--generator.num-blocks=1", "--generator.num-features=8"]
-SMALL_SRGAN = [*SMALL, "--vgg-weights=random", "--discriminator.num-features=4", "--discriminator.num-units=16"]
-FOUR_STEPS = ["--steps=4", "--evaluate-every=2", "--checkpoint-every=2"]
-SEARCH = ["--trials=2", "--baseline-seeds=1", "--sampler=random", "--space=learning_rate=log:1e-6:1e-4", "--choose=0"]
+SEARCH = [*SMALL_SEARCH, "--trials=2", "--choose=0"]
 
 
 @pytest.fixture
@@ -31,10 +28,6 @@ def pictures(tmp_path: Path) -> Path:
     for number in range(12):
         (folder / f"{number}.png").write_bytes(images.encode(photograph(number, 24, 32), "png"))
     return folder
-
-
-def rows(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def answers(url: str) -> bool:
@@ -54,12 +47,12 @@ def test_prepare(neighbours: Nodes, photographs: Path, shards: Path, storage: Pa
 
 
 def test_pretrain_train_and_evaluate(neighbours: Nodes, real_shards: Path, pictures: Path, storage: Path) -> None:
-    run = [f"--data={real_shards}", *FOUR_STEPS, "--num-workers=2", *SMALL]
-    pretrained = neighbours.submit("jobs/pretrain.py", *run, *SMALL_GENERATOR, f"--out={storage}/pretrained")
+    run = [f"--data={real_shards}", *FOUR_STEPS, "--num-workers=2"]
+    pretrained = neighbours.submit("jobs/pretrain.py", *run, *SMALL_PRETRAIN, f"--out={storage}/pretrained")
     assert pretrained.summary()["step"] == 4
     assert "4/4: loss_train = " in pretrained.logs()
     trained = neighbours.submit(
-        "jobs/train.py", *run, *SMALL_SRGAN, f"--init={storage}/pretrained", f"--out={storage}/trained"
+        "jobs/train.py", *run, *SMALL_TRAIN, f"--init={storage}/pretrained", f"--out={storage}/trained"
     )
     assert trained.summary()["step"] == 4
     assert [row["num_workers"] for row in rows(storage / "trained" / "metrics.jsonl")] == [2, 2]
@@ -72,7 +65,7 @@ def test_pretrain_train_and_evaluate(neighbours: Nodes, real_shards: Path, pictu
 def test_tune(neighbours: Nodes, real_shards: Path, generator_file: str, storage: Path) -> None:
     job = neighbours.submit(
         "jobs/tune.py", f"--data={real_shards}", f"--init={generator_file}", f"--out={storage}/search", *SEARCH,
-        *FOUR_STEPS, *SMALL_SRGAN,
+        *FOUR_STEPS,
     )  # fmt: skip
     assert job.summary()["trials"] == {"finished": 3}
 
@@ -123,7 +116,7 @@ def test_a_stopped_run_goes_on_when_submitted_again(neighbours: Nodes, shards: P
     def run(name: str, steps: int) -> list[str]:
         steps_flags = [f"--steps={steps}", "--evaluate-every=40", "--checkpoint-every=20", "--num-workers=2"]
         places = [f"--data={shards}", f"--out={storage}/{name}"]
-        return ["jobs/pretrain.py", *places, *steps_flags, *SMALL, *SMALL_GENERATOR, "--schedule=constant"]
+        return ["jobs/pretrain.py", *places, *steps_flags, *SMALL_PRETRAIN, "--schedule=constant"]
 
     job = neighbours.submit(*run("run", 400))
     wait_for(lambda: rows(storage / "run" / "metrics.jsonl"))
@@ -139,8 +132,7 @@ def test_a_stopped_run_goes_on_when_submitted_again(neighbours: Nodes, shards: P
     files = (str(storage / name / "generator.safetensors") for name in ("run", "left_alone"))
     found, expected = (load_generator(file)[0].state_dict() for file in files)
     assert all(found[name].equal(expected[name]) for name in expected)
-    steps = [row["step"] for row in rows(storage / "run" / "metrics.jsonl")]
-    assert steps == list(range(40, 401, 40)), "nothing skipped, nothing twice"
+    assert steps(storage / "run") == list(range(40, 401, 40)), "nothing skipped, nothing twice"
 
 
 def test_a_stopped_prepare_goes_on_when_submitted_again(
@@ -161,7 +153,7 @@ def test_a_stopped_search_goes_on_when_submitted_again(
 ) -> None:
     command = [
         "jobs/tune.py", f"--data={shards}", f"--init={generator_file}", f"--out={storage}/search", *SEARCH,
-        "--steps=200", "--evaluate-every=20", "--checkpoint-every=20", *SMALL_SRGAN,
+        "--steps=200", "--evaluate-every=20", "--checkpoint-every=20",
     ]  # fmt: skip
     trials = storage / "search" / "trials"
     job = neighbours.submit(*command)
@@ -170,7 +162,7 @@ def test_a_stopped_search_goes_on_when_submitted_again(
     assert job.info()["status"] == "STOPPED", "it ended before it could be stopped"
     assert neighbours.submit(*command).summary()["trials"] == {"finished": 3}
     for number in range(3):
-        assert [row["step"] for row in rows(trials / f"{number:05d}" / "metrics.jsonl")] == list(range(20, 201, 20))
+        assert steps(trials / f"{number:05d}") == list(range(20, 201, 20))
 
 
 def test_a_stopped_upscale_goes_on_when_submitted_again(neighbours: Nodes, pictures: Path, storage: Path) -> None:

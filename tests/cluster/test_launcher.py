@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 CLOUDS = ["cloud/aws.yaml", "cloud/gcp.yaml"]
 CONFIGS = [*CLOUDS, "on_premise/ray_up.yaml"]
-# vCPUs and GPUs. https://aws.amazon.com/ec2/instance-types/{m7i,g6}, https://cloud.google.com/compute/docs/
-# {general-purpose-machines,accelerator-optimized-machines}, read in November 2026.
+# vCPUs and GPUs, from memory; to be held against https://aws.amazon.com/ec2/instance-types/{m7i,g6}, https://cloud.google.com/compute/docs/
+# {general-purpose-machines,accelerator-optimized-machines}.
 MACHINES = {
     "m7i.large": (2, 0),
     "m7i.2xlarge": (8, 0),

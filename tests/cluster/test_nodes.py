@@ -1,6 +1,5 @@
 """Each verb on several nodes, one of which is killed, cut off or added meanwhile: nothing is lost, nothing doubled."""
 
-import json
 import threading
 import time
 import urllib.error
@@ -14,26 +13,24 @@ import pytest
 from fakes import make_shards, photograph
 from nodes import Job, Nodes
 from processes import wait_for
+from small import SMALL_PRETRAIN, SMALL_SEARCH, SMALL_TRAIN, rows, steps
 from srgan_ray.data import images
 from srgan_ray.data.manifest import Request
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
-SMALL = ["--batch-size=2", "--crop-px=48", "--max-val-photographs=1"]
-PRETRAIN = ["jobs/pretrain.py", *SMALL, "--generator.num-blocks=1", "--generator.num-features=8"]
-SMALL_SRGAN = [*SMALL, "--vgg-weights=random", "--discriminator.num-features=4", "--discriminator.num-units=16"]
+PRETRAIN = [
+    "jobs/pretrain.py", *SMALL_PRETRAIN, "--steps=1500", "--evaluate-every=100", "--checkpoint-every=50",
+    "--num-workers=2",
+]  # fmt: skip
 RECOVERY_S = 60  # which a killed node may cost beside the time since the last checkpoint
 
 
-def rows(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
 def last_step(run: Path) -> int:
-    return max((row["step"] for row in rows(run / "metrics.jsonl")), default=0)
+    return max(steps(run), default=0)
 
 
-def check_run(run: Path, steps: int, every: int) -> None:
-    assert [row["step"] for row in rows(run / "metrics.jsonl")] == list(range(every, steps + 1, every))
+def check_run(run: Path, num_steps: int, every: int) -> None:
+    assert steps(run) == list(range(every, num_steps + 1, every))
 
 
 def test_prepare_survives_a_killed_node(nodes: Nodes, many_photographs: Path, storage: Path) -> None:
@@ -48,8 +45,7 @@ def test_prepare_survives_a_killed_node(nodes: Nodes, many_photographs: Path, st
 
 
 def test_pretraining_goes_on_on_another_node(nodes: Nodes, shards: Path, storage: Path) -> None:
-    steps = ["--steps=1500", "--evaluate-every=100", "--checkpoint-every=50", "--num-workers=2"]
-    job = nodes.submit(*PRETRAIN, f"--data={shards}", f"--out={storage}/run", *steps)
+    job = nodes.submit(*PRETRAIN, f"--data={shards}", f"--out={storage}/run")
     wait_for(lambda: last_step(storage / "run"))
     nodes.kill(nodes.workers[0])
     killed_at, reached = time.monotonic(), last_step(storage / "run")
@@ -64,9 +60,9 @@ def test_pretraining_goes_on_on_another_node(nodes: Nodes, shards: Path, storage
 def test_adversarial_training_goes_on_with_fewer_and_with_more_workers(
     nodes: Nodes, shards: Path, generator_file: str, storage: Path
 ) -> None:
-    steps = ["--steps=800", "--evaluate-every=20", "--checkpoint-every=20", "--num-workers=2", "--min-workers=1"]
+    plan = ["--steps=800", "--evaluate-every=20", "--checkpoint-every=20", "--num-workers=2", "--min-workers=1"]
     job = nodes.submit(
-        "jobs/train.py", *SMALL_SRGAN, f"--data={shards}", f"--init={generator_file}", f"--out={storage}/run", *steps
+        "jobs/train.py", *SMALL_TRAIN, f"--data={shards}", f"--init={generator_file}", f"--out={storage}/run", *plan
     )
 
     def runs_with(num_workers: int) -> bool:
@@ -87,9 +83,8 @@ def test_a_search_goes_on_with_the_trials_of_a_killed_node(
     nodes: Nodes, shards: Path, generator_file: str, storage: Path
 ) -> None:
     job = nodes.submit(
-        "jobs/tune.py", *SMALL_SRGAN, f"--data={shards}", f"--init={generator_file}", f"--out={storage}/search",
-        "--steps=300", "--evaluate-every=20", "--checkpoint-every=20", "--trials=3", "--baseline-seeds=1",
-        "--sampler=random", "--space=learning_rate=log:1e-6:1e-4", "--choose=0",
+        "jobs/tune.py", *SMALL_SEARCH, f"--data={shards}", f"--init={generator_file}", f"--out={storage}/search",
+        "--steps=300", "--evaluate-every=20", "--checkpoint-every=20", "--trials=3", "--choose=0",
     )  # fmt: skip
     trials = storage / "search" / "trials"
     wait_for(lambda: all(last_step(trials / name) for name in ("00000", "00001")))
@@ -117,8 +112,7 @@ def test_a_folder_is_upscaled_whole_though_a_node_is_killed(nodes: Nodes, storag
 
 def test_a_cut_network_costs_a_run_nothing_but_time(nodes: Nodes, shards: Path, storage: Path) -> None:
     """A short cut is waited for; after a long one the node counts as lost, and another takes its place."""
-    steps = ["--steps=1500", "--evaluate-every=100", "--checkpoint-every=50", "--num-workers=2"]
-    job = nodes.submit(*PRETRAIN, f"--data={shards}", f"--out={storage}/run", *steps)
+    job = nodes.submit(*PRETRAIN, f"--data={shards}", f"--out={storage}/run")
     wait_for(lambda: last_step(storage / "run"))
     node = nodes.workers[0]
     nodes.cut(node)

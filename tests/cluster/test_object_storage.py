@@ -12,16 +12,13 @@ from moto.server import ThreadedMotoServer
 
 from fakes import photograph
 from nodes import Network, Nodes, started
+from small import FOUR_STEPS, SMALL_PRETRAIN, SMALL_SEARCH, SMALL_TRAIN
 from srgan_ray.data import images
 from srgan_ray.data.sources import list_photographs
 from srgan_ray.demo import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 SECRETS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
-SMALL = ["--steps=4", "--evaluate-every=2", "--batch-size=2", "--crop-px=48", "--max-val-photographs=1"]
-SMALL_GENERATOR = ["--generator.num-blocks=1", "--generator.num-features=8"]
-SMALL_SRGAN = [*SMALL, "--vgg-weights=random", "--discriminator.num-features=4", "--discriminator.num-units=16"]
-SEARCH = ["--trials=1", "--baseline-seeds=1", "--sampler=random", "--space=learning_rate=log:1e-6:1e-4", "--choose=0"]
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +69,19 @@ def test_the_pipeline_runs_on_object_storage(apart: Nodes, s3: Any) -> None:
     prepared = run("prepare", "s3://kennel/photographs", "--out=s3://kennel/shards", "--val-fraction=0.2")
     assert prepared["train"] + prepared["val"] + prepared["rejected"] == len(found)
     data = ["--data=s3://kennel/shards", "--num-workers=2"]
-    run("pretrain", *data, *SMALL, *SMALL_GENERATOR, "--out=s3://kennel/pretrained")
-    run("train", *data, *SMALL_SRGAN, "--init=s3://kennel/pretrained", "--out=s3://kennel/trained")
+    run("pretrain", *data, *FOUR_STEPS, *SMALL_PRETRAIN, "--out=s3://kennel/pretrained")
+    run("train", *data, *FOUR_STEPS, *SMALL_TRAIN, "--init=s3://kennel/pretrained", "--out=s3://kennel/trained")
     assert {"config.json", "metrics.jsonl", "generator.safetensors", "report.html"} <= names(s3, "trained/")
-    searched = run("tune", data[0], *SMALL_SRGAN, *SEARCH, "--init=s3://kennel/pretrained", "--out=s3://kennel/search")
+    searched = run(
+        "tune",
+        data[0],
+        *FOUR_STEPS,
+        *SMALL_SEARCH,
+        "--trials=1",
+        "--choose=0",
+        "--init=s3://kennel/pretrained",
+        "--out=s3://kennel/search",
+    )
     assert searched["trials"] == {"finished": 2}
     promoted = run("promote", "psnr", "--to=s3://kennel/registry", data[0])
     assert promoted["generator"] == "psnr"
