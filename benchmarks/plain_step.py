@@ -1,7 +1,8 @@
 """A training step beside the same step of plain PyTorch layers, in speed and in what is learned.
 
-Plain: nn.PReLU, pixel shuffles where the paper has them, VGG19's weights in fp32, glibc's own way with memory; in bf16
-(autocast, channels_last), and in fp32 as PyTorch lays it out. Ours: the networks and the process as a run has them.
+Plain: nn.PReLU, pixel shuffles where the paper has them, activations apart from convolutions, the discriminator on one
+batch at a time and all of it under autocast, VGG19's weights in fp32, glibc's own way with memory; in bf16 (autocast,
+channels_last), and in fp32 as PyTorch lays it out. Ours: the networks and the process as a run has them.
 All begin with the same weights and take the same batches of the paper's size. Each side runs in a process of its own;
 the sides alternate.
 
@@ -20,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import tyro
@@ -28,12 +29,15 @@ from torch import nn
 
 from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig, from_dict, to_dict
 from srgan_ray.data.feed import Feed
-from srgan_ray.models.generator import Generator, PReLU, build_generator
+from srgan_ray.models.discriminator import Discriminator
+from srgan_ray.models.generator import Generator, build_generator
+from srgan_ray.models.layers import ConvLeakyReLU, PReLU
 from srgan_ray.models.perceptual import RANDOM
 from srgan_ray.training import plain, stages
 from srgan_ray.training.loop import LoopConfig
 from srgan_ray.training.memory import keep_freed_memory
 
+Network = TypeVar("Network", bound=nn.Module)
 OURS, PLAIN_BF16, PLAIN_FP32 = SIDES = ("ours", "plain_bf16", "plain_fp32")
 WARM_UP = 2  # steps
 
@@ -108,8 +112,11 @@ def _run(side: str, values: dict[str, Any], steps: int) -> dict[str, Any]:
 def _make_plain(side: str) -> None:
     """Let the stages of this process build plain networks."""
     load, build = stages.load_init, build_generator
+    load_vgg, build_discriminator = stages.load_vgg, stages.build_discriminator
     stages.load_init = lambda config: _to_plain(load(config))
     stages.build_generator = lambda *arguments: _to_plain(build(*arguments))
+    stages.load_vgg = lambda weights: _take_apart(load_vgg(weights))
+    stages.build_discriminator = lambda *arguments: _one_batch_at_a_time(_take_apart(build_discriminator(*arguments)))
     stages.BF16 = "left in fp32"  # VGG19's weights
     if side == PLAIN_FP32:
         stages._to = lambda network, worker: network.to(worker.device)
@@ -129,6 +136,24 @@ def _to_plain(generator: Generator) -> Generator:
     plain_one.upsample = nn.Sequential(first, shuffles[0], first_slope, second, shuffles[1], second_slope)
     plain_one.tail = _with_state(nn.Conv2d(width, 3, 9, padding=4), generator.tail)
     return plain_one
+
+
+def _take_apart(network: Network) -> Network:
+    """The same network with PyTorch's own layers for each convolution and its activation."""
+    for name, child in list(network.named_modules()):
+        if isinstance(child, ConvLeakyReLU):
+            parent, _, last = name.rpartition(".")
+            activation = nn.LeakyReLU(child.slope) if child.slope else nn.ReLU(inplace=True)  # as torchvision's VGG
+            setattr(network.get_submodule(parent), last, nn.Sequential(child.convolution, activation))
+    return network
+
+
+def _one_batch_at_a_time(discriminator: Discriminator) -> Discriminator:
+    def forward(*batches: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(discriminator.verdict(discriminator.features(2 * crops - 1)) for crops in batches)
+
+    discriminator.forward = forward  # type: ignore[method-assign]
+    return discriminator
 
 
 def _with_state(module: nn.Module, other: nn.Module) -> Any:

@@ -2,17 +2,16 @@
 
 import copy
 import dataclasses
-import itertools
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, leaky_relu, pad, pixel_shuffle, pixel_unshuffle
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from srgan_ray.data.degrade import SCALE
 from srgan_ray.errors import InputError
+from srgan_ray.models.layers import ConvLeakyReLU, PReLU, ShuffledConv2d
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,48 +29,6 @@ class GeneratorConfig:
                 f"--generator.num-blocks {self.num_blocks} --generator.num-features {self.num_features}; "
                 "wanted 1 or more of both"
             )
-
-
-class PReLU(nn.PReLU):
-    """PReLU with one learned slope.
-
-    On the CPU not by PyTorch's own kernels, whose backward pass is not vectorised: 31 ms on (16, 256, 48, 48) in bf16,
-    this one 3 ms.
-    """
-
-    def forward(self, features: Tensor) -> Tensor:
-        return _CpuPReLU.apply(features, self.weight) if features.device.type == "cpu" else super().forward(features)
-
-
-class _CpuPReLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(features, slope)
-        return leaky_relu(features, slope.item())
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        features, slope = ctx.saved_tensors
-        for_slope = (gradient * features.clamp(max=0)).sum().to(slope.dtype).reshape(slope.shape)
-        return torch.ops.aten.leaky_relu_backward(gradient, features, slope.item(), False), for_slope
-
-
-class ShuffledConv2d(nn.Conv2d):
-    """A pixel shuffle by 2 and then a convolution of side 1, 5, 9, … with zeros around the image ("same" padding).
-
-    The kernel is spread out so that it works before the shuffle: (N, 4 C, h, w) to (N, 4 K, h, w), which is shuffled
-    to (N, K, 2h, 2w). That is a quarter more to multiply than after it, but oneDNN and cuDNN are slow at few output
-    channels on large planes: of 64 channels to 3 with a kernel of 9, on 16 images of 96 pixels in bf16 on 2 CPU cores,
-    66 ms forward and backward after the shuffle, 24 ms before it; and the shuffle has 3 channels to move, not 64.
-    """
-
-    def forward(self, features: Tensor) -> Tensor:
-        # The kernel, one pixel larger, stands at each of the four places that an output pixel can have in a pixel of
-        # the unshuffled image.
-        placed = [pad(self.weight, (x, 1 - x, y, 1 - y)) for y in (0, 1) for x in (0, 1)]
-        weight = torch.stack([pixel_unshuffle(kernel, 2) for kernel in placed], dim=1).flatten(0, 1)
-        bias = None if self.bias is None else self.bias.repeat_interleave(4)
-        return pixel_shuffle(conv2d(features, weight, bias, padding=self.kernel_size[0] // 4), 2)
 
 
 class ResidualBlock(nn.Module):
@@ -138,18 +95,30 @@ def _zero_batchnorm(num_features: int) -> nn.BatchNorm2d:
 
 
 def fold_batchnorm(generator: Generator) -> Generator:
-    """A copy in eval mode, each BatchNorm made part of the convolution before it: a pass over memory less for each.
+    """A copy in eval mode with fewer passes over memory: each BatchNorm is made part of the convolution before it, and
+    each PReLU one step with it.
 
     The output is the same up to rounding (in fp32 within 1e-5 of a range of 1). It cannot be trained or saved.
     """
-    folded = copy.deepcopy(generator).eval()
-    for layers in folded.modules():
-        if isinstance(layers, nn.Sequential):
-            for index, (convolution, layer) in enumerate(itertools.pairwise(layers)):
-                if isinstance(convolution, nn.Conv2d) and isinstance(layer, nn.BatchNorm2d):
-                    layers[index] = fuse_conv_bn_eval(convolution, layer)
-                    layers[index + 1] = nn.Identity()
+    folded = copy.deepcopy(generator).eval().requires_grad_(False)
+    for block in folded.modules():
+        for name, layers in block.named_children():
+            if isinstance(layers, nn.Sequential):
+                setattr(block, name, _join(list(layers)))
     return folded
+
+
+def _join(layers: list[nn.Module]) -> nn.Sequential:
+    """The same layers, BatchNorm and PReLU joined with the convolutions before them."""
+    joined: list[Any] = []
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d):
+            joined[-1] = fuse_conv_bn_eval(joined[-1], layer)
+        elif isinstance(layer, PReLU):
+            joined[-1] = ConvLeakyReLU(joined[-1], layer.weight.item())
+        else:
+            joined.append(layer)
+    return nn.Sequential(*joined)
 
 
 def build_generator(config: GeneratorConfig, seed: int) -> Generator:

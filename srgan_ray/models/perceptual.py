@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from srgan_ray.errors import InputError
+from srgan_ray.models.layers import ConvLeakyReLU
 
 CACHED, IMAGENET, RANDOM = "cached", "imagenet", "random"
 LAST_RELU = {"vgg19": 36, "vgg16": 30}  # length of torchvision's features up to the ReLU before the last pooling
@@ -35,7 +36,7 @@ class VGGFeatures(nn.Module):
 
     def __init__(self, layers: nn.Sequential, stamp: str) -> None:
         super().__init__()
-        self.layers = layers.eval().requires_grad_(False)
+        self.layers = _join(layers).eval().requires_grad_(False)
         self.stamp = stamp
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
@@ -96,6 +97,12 @@ def _find_weights(weights: str) -> Path:
     if not path.is_file():
         raise InputError(f"no VGG weights at {path} (--vgg-weights {weights}); {_WAYS_OUT}")
     return path
+
+
+def _join(layers: nn.Sequential) -> nn.Sequential:
+    """The same layers, each ReLU one step with the convolution before it."""
+    steps = [ConvLeakyReLU(layer, 0.0) if isinstance(layer, nn.Conv2d) else layer for layer in layers]
+    return nn.Sequential(*(step for step in steps if not isinstance(step, nn.ReLU)))
 
 
 def _initialise(layers: nn.Sequential) -> nn.Sequential:

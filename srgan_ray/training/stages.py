@@ -141,7 +141,7 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
 
         def adversarial(sr: Tensor) -> Tensor:
             with cast():
-                return weights.adversarial * adversarial_loss(discriminator(sr))
+                return weights.adversarial * adversarial_loss(*discriminator(sr))
 
         def pixel(sr: Tensor) -> Tensor:
             return weights.pixel * pixel_loss(sr, hr)

@@ -11,7 +11,7 @@ from torch.optim import Adam, Optimizer
 from srgan_ray.models.discriminator import Discriminator
 from srgan_ray.models.generator import Generator
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 COUNTERS = ("step", "elapsed_s", "loss_val", "lowest_loss_val")
 _ADVICE = "the last checkpoint is good: start again with a lower --learning-rate or with --precision fp32"
 

@@ -55,11 +55,10 @@ def adversarial_step(
     with autocast():
         sr = generator(batch.lr)
 
-    # Discriminator: both verdicts before the one backward pass, which is what data-parallel wrappers can follow.
+    # Discriminator: both verdicts in one pass, which is what data-parallel wrappers can follow.
     discriminator.requires_grad_(True)
     with autocast():
-        hr_logits = discriminator(batch.hr)
-        sr_logits = discriminator(sr.detach())
+        hr_logits, sr_logits = discriminator(batch.hr, sr.detach())
     d_loss = discriminator_loss(hr_logits, sr_logits)
     descend(discriminator_optimizer, d_loss)
 
@@ -67,7 +66,7 @@ def adversarial_step(
     discriminator.requires_grad_(False)
     with autocast():
         content = content_loss(vgg(sr), _without_gradient(vgg, batch.hr))
-        adversarial = adversarial_loss(discriminator(sr))
+        adversarial = adversarial_loss(*discriminator(sr))
     pixel = pixel_loss(sr, batch.hr)
     pattern = pattern_loss(sr, batch.hr)
     loss = weights.content * content + weights.adversarial * adversarial

@@ -4,7 +4,7 @@ from torch import nn
 
 from srgan_ray.errors import InputError
 from srgan_ray.models.discriminator import DiscriminatorConfig, build_discriminator
-from srgan_ray.models.generator import GeneratorConfig, PReLU, ShuffledConv2d, build_generator
+from srgan_ray.models.generator import GeneratorConfig, build_generator
 
 
 def test_the_papers_generator() -> None:
@@ -18,43 +18,6 @@ def test_the_papers_generator() -> None:
 def test_any_size_becomes_four_times_as_large(size: tuple[int, int]) -> None:
     generator = build_generator(GeneratorConfig(1, 8), 0).eval()
     assert generator(torch.rand(2, 3, *size)).shape == (2, 3, 4 * size[0], 4 * size[1])
-
-
-def compare_gradients(ours: nn.Module, reference: nn.Module, features: torch.Tensor, weight: torch.Tensor) -> None:
-    """Outputs are equal, and gradients by the input and by the parameters, which both modules share."""
-    outputs, gradients = [], []
-    for module in (ours, reference):
-        given = features.clone().requires_grad_()
-        outputs.append(module(given))
-        gradients.append(torch.autograd.grad((outputs[-1] * weight).sum(), [given, *ours.parameters()]))
-    torch.testing.assert_close(outputs[0], outputs[1])
-    for first, second in zip(*gradients):
-        torch.testing.assert_close(first, second)
-
-
-@pytest.mark.parametrize("slope", [0.25, -0.5, 1.5])
-def test_prelu_is_pytorchs(slope: float) -> None:
-    ours, features = PReLU().double(), torch.randn(2, 3, 4, 5, dtype=torch.float64)
-    nn.init.constant_(ours.weight, slope)
-
-    class Reference(nn.Module):
-        def forward(self, features: torch.Tensor) -> torch.Tensor:
-            return nn.functional.prelu(features, ours.weight)
-
-    compare_gradients(ours, Reference(), features, torch.randn_like(features))
-
-
-@pytest.mark.parametrize("side", [1, 5, 9])
-def test_the_last_convolution_is_the_one_after_the_shuffle(side: int) -> None:
-    ours = ShuffledConv2d(4, 3, side, padding=side // 2).double()
-
-    class Reference(nn.Module):
-        def forward(self, features: torch.Tensor) -> torch.Tensor:
-            shuffled = nn.functional.pixel_shuffle(features, 2)
-            return nn.functional.conv2d(shuffled, ours.weight, ours.bias, padding=side // 2)
-
-    features = torch.randn(2, 16, 5, 7, dtype=torch.float64)
-    compare_gradients(ours, Reference(), features, torch.randn(2, 3, 10, 14, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("num_blocks", [1, 3])
@@ -95,12 +58,13 @@ def test_seed_decides_the_weights_and_leaves_the_global_rng_alone() -> None:
 @pytest.mark.parametrize("crop_px", [96, 48, 52])
 def test_the_papers_discriminator(crop_px: int) -> None:
     discriminator = build_discriminator(DiscriminatorConfig(8, 16), crop_px, 0)
-    assert discriminator(torch.rand(2, 3, crop_px, crop_px)).shape == (2, 1)
+    (logits,) = discriminator(torch.rand(2, 3, crop_px, crop_px))
+    assert logits.shape == (2, 1)
 
 
 def test_discriminator_layers_are_those_of_figure_4() -> None:
     discriminator = build_discriminator(DiscriminatorConfig(), 96, 0)
-    convolutions = [layer for layer in discriminator.features if isinstance(layer, nn.Conv2d)]
+    convolutions = [layer for layer in discriminator.features.modules() if isinstance(layer, nn.Conv2d)]
     assert [(c.out_channels, c.stride[0]) for c in convolutions] == [
         (64, 1), (64, 2), (128, 1), (128, 2), (256, 1), (256, 2), (512, 1), (512, 2),
     ]  # fmt: skip
@@ -113,7 +77,17 @@ def test_logits_have_no_sigmoid() -> None:
     """Outputs leave (0, 1)."""
     discriminator = build_discriminator(DiscriminatorConfig(8, 16), 48, 0)
     nn.init.constant_(discriminator.verdict[-1].bias, -7.0)
-    assert discriminator(torch.rand(2, 3, 48, 48)).max() < -1
+    (logits,) = discriminator(torch.rand(2, 3, 48, 48))
+    assert logits.max() < -1
+
+
+def test_the_discriminator_sees_each_batch_by_itself() -> None:
+    """Two batches at once, of unlike statistics, give the logits of one after the other."""
+    discriminator = build_discriminator(DiscriminatorConfig(8, 16), 48, 0)
+    dark, bright = torch.rand(2, 3, 48, 48) / 4, 0.5 + torch.rand(3, 3, 48, 48) / 2
+    together = discriminator(dark, bright)
+    apart = *discriminator(dark), *discriminator(bright)
+    torch.testing.assert_close(together, apart)
 
 
 @pytest.mark.parametrize("config", [(0, 8), (1, 0)])
