@@ -220,7 +220,7 @@ def broken(request: bytes, dice: random.Random) -> list[bytes]:
     """The request with other bytes in places, mostly in its headers; often cut off, or in two pieces."""
     content, end = bytearray(request), request.index(b"\r\n\r\n") + 4
     for _ in range(dice.choice([1, 1, 2, 5])):
-        place = dice.randrange(dice.choice([end, end, len(content)]))
+        place = dice.randrange(min(len(content), dice.choice([end, end, len(content)])) + 1)
         line_end = content.find(b"\r\n", place) + 2
         match dice.randrange(5):
             case 0:
