@@ -1,7 +1,5 @@
-"""Pixels of 16 bit, by OpenCV: Pillow has none in colour."""
+"""Pixels of 16 bit, read by OpenCV: Pillow has none in colour."""
 
-import struct
-import zlib
 from typing import Any
 
 import cv2
@@ -10,14 +8,12 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.TiffTags import TAGS_V2
 
-from srgan_ray.data.images import SAVE_OPTIONS, UnsupportedFormat
+from srgan_ray.data.images import UnsupportedFormat
 
 TIFF_TAGS = {info.name: tag for tag, info in TAGS_V2.items()}
 MOST = np.iinfo(np.uint16).max
 WHITE_IS_ZERO, ONE_PLANE_EACH, UNSIGNED = 0, 2, 1
 UNSPECIFIED, PREMULTIPLIED = 0, 1  # what the fourth channel of a TIFF file may be, beside plain alpha
-PNG_SIGNATURE, PNG_HEADER_END = 8, 8 + 25
-GREY_WITH_ALPHA = 4  # PNG's number for it
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -47,32 +43,6 @@ def decode_deep(encoded: bytes, image: Image.Image) -> np.ndarray:
         alpha = np.where(pixels == image.info["transparency"], 0, MOST).astype(np.uint16)
         return np.concatenate([pixels, alpha], axis=2)
     return pixels
-
-
-def encode_deep_png(
-    colour: np.ndarray, alpha: np.ndarray | None, icc_profile: bytes, dpi: tuple[float, float] | None, exif: bytes
-) -> bytes:
-    """The bytes of a PNG file of `uint16` (H, W, 1 or 3) and (H, W, 1), with what OpenCV leaves out put behind the
-    header."""
-    pixels = colour[..., ::-1] if alpha is None else np.concatenate([colour[..., ::-1], alpha], axis=2)
-    is_grey_with_alpha = pixels.shape[2] == 2
-    if is_grey_with_alpha:  # no encoder at hand: to PNG's filters its bytes are those of RGBA with 8 bit
-        pixels = pixels.astype(">u2").view(np.uint8)[..., [2, 1, 0, 3]]
-    options = [cv2.IMWRITE_PNG_COMPRESSION, SAVE_OPTIONS["png"]["compress_level"]]
-    content = cv2.imencode(".png", np.ascontiguousarray(pixels), options)[1].tobytes()
-    signature, header, rest = content[:PNG_SIGNATURE], content[PNG_SIGNATURE:PNG_HEADER_END], content[PNG_HEADER_END:]
-    if is_grey_with_alpha:
-        size = header[8:16]
-        header = _chunk(b"IHDR", size + bytes([16, GREY_WITH_ALPHA, 0, 0, 0]))
-    chunks = b""
-    if icc_profile:
-        chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile))
-    if dpi:
-        per_metre = (round(dots / 0.0254) for dots in dpi)
-        chunks += _chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
-    if exif:
-        chunks += _chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
-    return signature + header + chunks + rest
 
 
 def _layout(image: Image.Image) -> str:
@@ -106,7 +76,3 @@ def _as_tagged(pixels: np.ndarray, image: TiffImageFile) -> np.ndarray:
             plain = (colour.astype(np.uint32) * MOST + alpha // 2) // np.maximum(alpha, 1)
             return np.concatenate([np.minimum(plain, MOST).astype(np.uint16), alpha], axis=2)
     return pixels
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

@@ -21,8 +21,9 @@ from srgan_ray.data.images import (
     UnsupportedFormat,
     open_image,
 )
-from srgan_ray.serving.deep import decode_deep, encode_deep_png, is_deep
+from srgan_ray.serving.deep import decode_deep, is_deep
 from srgan_ray.serving.metadata import exif_bytes, read_dpi, read_exif, with_size
+from srgan_ray.serving.png import encode_png
 
 # of JPEG: libjpeg's own limit, a little below the format's
 MAX_SIDE_PX = {"png": 2**31 - 1, "jpeg": 65500, "webp": WEBP_MAX_SIDE_PX}
@@ -107,8 +108,8 @@ def encode_picture(picture: Picture, format: str) -> bytes:
     Only PNG holds 16 bit; JPEG has no transparency, which is laid over white.
     """
     exif = exif_bytes(picture.exif, picture.dpi, format)
-    if picture.colour.dtype == np.uint16 and format == "png":
-        return encode_deep_png(picture.colour, picture.alpha, picture.icc_profile, picture.dpi, exif)
+    if format == "png":
+        return encode_png(picture.colour, picture.alpha, picture.icc_profile, picture.dpi, exif)
     if format == "webp":
         picture = _in_colour(picture)
     pixels = over_white(picture) if format == "jpeg" else _stack(picture)
