@@ -143,7 +143,7 @@ def bodies(dice: random.Random) -> Iterator[Body]:
         lambda: (form(dice.choice(files), dice), FORM),
         lambda: (
             dice.choice(files),
-            dice.choice([*TYPES, "text/plain", "", "multipart/form-data", "image/png; a=\x7f"]),
+            dice.choice([*TYPES, "text/plain", "", "multipart/form-data", "image/png; a=é"]),
         ),
         lambda: (dice.randbytes(dice.choice([0, 1, 10, 1000])), dice.choice([*TYPES, FORM])),
     ]
