@@ -192,6 +192,7 @@ HOSTILE: dict[str, tuple[list[int], list[bytes]]] = {
     "CONNECT": ([400], [b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n"]),
     "websocket": ([403], [UPGRADE]),
     "form": ([200], [form(part(FILE) + END)]),
+    "form with a text as the file": ([400], [form(part(FIELD.replace(b'"a"', b'"file"')) + END)]),
     "form without an end": ([400], [form(part(FILE))]),
     "form without a boundary": ([400], [form(part(FILE) + END, b"")]),
     "form with an empty boundary": ([400], [form(part(FILE) + END, b"; boundary=")]),
