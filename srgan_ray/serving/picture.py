@@ -117,7 +117,7 @@ def encode_picture(picture: Picture, format: str) -> bytes:
     options: dict[str, Any] = {**SAVE_OPTIONS[format], "exif": exif}
     if picture.icc_profile:
         options["icc_profile"] = picture.icc_profile
-    if picture.dpi and format != "webp":
+    if picture.dpi and format == "jpeg":
         options["dpi"] = picture.dpi
     buffer = io.BytesIO()
     image.save(buffer, format=format, **options)

@@ -22,12 +22,11 @@ def encode_png(
 ) -> bytes:
     """The bytes of a file of (H, W, 1 or 3) and (H, W, 1), `uint8` or `uint16`, with what OpenCV leaves out put behind
     the header."""
-    pixels = colour if alpha is None else np.concatenate([colour, alpha], axis=2)
-    is_grey_with_alpha = pixels.shape[2] == 2
-    content = cv2.imencode(".png", _for_opencv(pixels), OPTIONS)[1].tobytes()
+    ordered = _for_opencv(colour if alpha is None else np.concatenate([colour, alpha], axis=2))
+    content = cv2.imencode(".png", ordered, OPTIONS)[1].tobytes()
     signature, header, rest = content[:SIGNATURE], content[SIGNATURE:HEADER_END], content[HEADER_END:]
-    if is_grey_with_alpha:
-        size, depth = header[8:16], 8 * pixels.itemsize
+    if alpha is not None and colour.shape[2] == 1:
+        size, depth = header[8:16], 8 * colour.itemsize
         header = _chunk(b"IHDR", size + bytes([depth, GREY_WITH_ALPHA, 0, 0, 0]))
     chunks = b""
     if icc_profile:
