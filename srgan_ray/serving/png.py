@@ -23,8 +23,8 @@ def encode_png(
     """The bytes of a file of (H, W, 1 or 3) and (H, W, 1), `uint8` or `uint16`, with what OpenCV leaves out put behind
     the header."""
     ordered = _for_opencv(colour if alpha is None else np.concatenate([colour, alpha], axis=2))
-    content = cv2.imencode(".png", ordered, OPTIONS)[1].tobytes()
-    signature, header, rest = content[:SIGNATURE], content[SIGNATURE:HEADER_END], content[HEADER_END:]
+    content = memoryview(cv2.imencode(".png", ordered, OPTIONS)[1].data)  # which is large: copied once, at the end
+    signature, header, rest = content[:SIGNATURE], bytes(content[SIGNATURE:HEADER_END]), content[HEADER_END:]
     if alpha is not None and colour.shape[2] == 1:
         size, depth = header[8:16], 8 * colour.itemsize
         header = _chunk(b"IHDR", size + bytes([depth, GREY_WITH_ALPHA, 0, 0, 0]))
@@ -36,7 +36,7 @@ def encode_png(
         chunks += _chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
     if exif:
         chunks += _chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
-    return signature + header + chunks + rest
+    return b"".join([signature, header, chunks, rest])
 
 
 def _for_opencv(pixels: np.ndarray) -> np.ndarray:
