@@ -117,15 +117,15 @@ def upscale(argv: list[str]) -> Summary:
     """Image files at four times their size."""
     from srgan_ray.on_ray.session import ray_session
     from srgan_ray.serving.files import UpscaleConfig
-    from srgan_ray.serving.worklist import carry_out, make_worklist, upscale_here
+    from srgan_ray.serving.worklist import carry_out, open_worklist, upscale_here
 
-    worklist = make_worklist(parse(UpscaleConfig, argv, "upscale"))
-    if not worklist.needs_ray:
-        return carry_out(worklist, upscale_here(worklist))
-    with ray_session():
-        from srgan_ray.on_ray import upscaling
+    with open_worklist(parse(UpscaleConfig, argv, "upscale")) as worklist:
+        if not worklist.needs_ray:
+            return carry_out(worklist, upscale_here(worklist))
+        with ray_session():
+            from srgan_ray.on_ray import upscaling
 
-        return carry_out(worklist, upscaling.upscale(worklist))
+            return carry_out(worklist, upscaling.upscale(worklist))
 
 
 def serve(argv: list[str]) -> Summary:

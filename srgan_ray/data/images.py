@@ -160,8 +160,10 @@ def to_float(images: np.ndarray) -> np.ndarray:
 def to_levels(planes: np.ndarray, dtype: np.typing.DTypeLike = np.uint8) -> np.ndarray:
     """`float32` (…, 3, H, W) to `uint8` or `uint16` (…, H, W, 3): rounded to the nearest level, clipped."""
     most = np.iinfo(dtype).max
-    levels = np.clip(np.floor(planes.astype(np.float32) * most + 0.5), 0, most)
-    return np.ascontiguousarray(np.moveaxis(levels, -3, -1).astype(dtype))
+    levels = np.multiply(planes, most, dtype=np.float32)
+    levels += 0.5
+    np.clip(np.floor(levels, out=levels), 0, most, out=levels)
+    return np.ascontiguousarray(np.moveaxis(levels.astype(dtype), -3, -1))
 
 
 def _format(image: Image.Image) -> str:

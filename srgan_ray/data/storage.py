@@ -167,7 +167,7 @@ class Folder:
     @contextlib.contextmanager
     def locked(self, setting: str) -> Iterator[None]:
         """Keep other commands of this machine out of the folder. InputError, with the setting that named the folder,
-        where one is at work in it.
+        where one is at work in it, or where there can be no such folder.
 
         Object storage has no locks: there two commands in one folder are not noticed.
         """
@@ -175,8 +175,12 @@ class Folder:
             yield
             return
         path = Path(self.location)
-        path.mkdir(parents=True, exist_ok=True)
-        with open(path / LOCK, "w") as file:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            file = open(path / LOCK, "w")  # noqa: SIM115
+        except OSError as error:
+            raise InputError(f"{setting} {path} cannot be written to: {_first_line(error)}") from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back by the system, however the process ends
             except BlockingIOError as error:

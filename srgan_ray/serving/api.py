@@ -10,11 +10,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from srgan_ray.data import images
 from srgan_ray.serving.handler import Handler, Upscaled
 from srgan_ray.serving.protocol import MEDIA_TYPES, MEGA, PROBLEM_TYPE, Limits, Problem
-from srgan_ray.serving.queue import Queue, recorded
+from srgan_ray.serving.queue import CLIENT_LEFT, Queue, recorded
 from srgan_ray.serving.watch import Record, Watch
 from srgan_ray.serving.web import build_page
 
@@ -98,6 +99,7 @@ def build_api(handler: Handler, limits: Limits) -> FastAPI:
     api.add_exception_handler(Problem, _answer_problem)
     api.add_exception_handler(RequestValidationError, functools.partial(_answer_invalid, watch))
     api.add_exception_handler(HTTPException, _answer_http)
+    api.add_exception_handler(ClientDisconnect, _answer_nobody)
     api.add_exception_handler(Exception, _answer_unexpected)
     return api
 
@@ -190,6 +192,10 @@ async def _answer_invalid(watch: Watch, request: Request, error: Exception) -> R
 async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return await _answer_problem(request, Problem(error.status_code, str(error.detail)))
+
+
+async def _answer_nobody(*_: object) -> Response:
+    return Response(status_code=CLIENT_LEFT)
 
 
 async def _answer_unexpected(request: Request, error: Exception) -> Response:

@@ -6,8 +6,6 @@
 """
 
 import io
-import struct
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,19 +15,18 @@ from PIL import Image, ImageCms
 
 from srgan_ray.data.degrade import SCALE
 from srgan_ray.data.images import (
-    EXIF_ORIENTATION,
     SAVE_OPTIONS,
     WEBP_MAX_SIDE_PX,
     UnreadableImage,
     UnsupportedFormat,
     open_image,
 )
+from srgan_ray.serving.deep import decode_deep, is_deep
+from srgan_ray.serving.metadata import exif_bytes, read_dpi, read_exif, with_size
+from srgan_ray.serving.png import encode_png
 
-EXIF_IFD, PIXEL_X_DIMENSION, PIXEL_Y_DIMENSION = 0x8769, 0xA002, 0xA003
-X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCH = 0x011A, 0x011B, 0x0128, 2
-MAX_SIDE_PX = {"png": 2**31 - 1, "jpeg": 65535, "webp": WEBP_MAX_SIDE_PX}
-PNG_SIGNATURE_AND_HEADER = 8 + 25
-INCHES_PER_METRE = 1 / 0.0254
+# of JPEG: libjpeg's own limit, a little below the format's
+MAX_SIDE_PX = {"png": 2**31 - 1, "jpeg": 65500, "webp": WEBP_MAX_SIDE_PX}
 
 
 class TooLargeForFormat(ValueError):
@@ -52,20 +49,21 @@ class Picture(NamedTuple):
 def decode_picture(encoded: bytes) -> Picture:
     """Encoded image bytes to a picture, upright; of an animation the first frame.
 
-    CMYK and Lab become sRGB. Raises UnreadableImage, UnsupportedFormat (also for pixels of 32 bit), or TooManyPixels.
+    CMYK and Lab become sRGB. Raises UnreadableImage, UnsupportedFormat (also for depths that are not read), or
+    TooManyPixels.
     """
     image = open_image(encoded)
     try:
         profile = image.info.get("icc_profile") or b""
-        layout = _layout(image)
-        has_16_bits = ";16" in layout
-        exif, orientation, dpi = _read_exif(image)
+        has_16_bits = is_deep(image)
         if has_16_bits:
-            pixels = _decode_16_bits(encoded, layout)
-        elif image.mode in ("I", "F"):
-            raise UnsupportedFormat(f"a {image.format} image with pixels of 32 bit; wanted 8 or 16 bit")
+            pixels = decode_deep(encoded, image)
+        elif image.mode.startswith(("I", "F")):
+            raise UnsupportedFormat(f"a {image.format} image with pixels of 12 or 32 bit; wanted 8 or 16 bit")
         else:
             pixels = np.atleast_3d(np.asarray(_to_plain_mode(image, profile)))
+        exif, orientation = read_exif(image)
+        dpi = read_dpi(image, exif)
     except UnsupportedFormat:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, …
@@ -101,12 +99,7 @@ def enlarge(picture: Picture, upscale: Callable[[np.ndarray], np.ndarray]) -> Pi
     if picture.colour.shape[2] == 1:
         large = _mean(large)
     large_alpha = None if alpha is None else _mean(upscale(np.repeat(alpha, 3, axis=2)))
-    exif = _copy(picture.exif)
-    sizes = exif.get_ifd(EXIF_IFD)
-    for tag, side in ((PIXEL_X_DIMENSION, 1), (PIXEL_Y_DIMENSION, 0)):
-        if tag in sizes:
-            sizes[tag] = large.shape[side]
-    return picture._replace(colour=large, alpha=large_alpha, exif=exif)
+    return picture._replace(colour=large, alpha=large_alpha, exif=with_size(picture.exif, *large.shape[:2]))
 
 
 def encode_picture(picture: Picture, format: str) -> bytes:
@@ -114,14 +107,17 @@ def encode_picture(picture: Picture, format: str) -> bytes:
 
     Only PNG holds 16 bit; JPEG has no transparency, which is laid over white.
     """
-    if picture.colour.dtype == np.uint16 and format == "png":
-        return _encode_png_16_bits(picture)
+    exif = exif_bytes(picture.exif, picture.dpi, format)
+    if format == "png":
+        return encode_png(picture.colour, picture.alpha, picture.icc_profile, picture.dpi, exif)
+    if format == "webp":
+        picture = _in_colour(picture)
     pixels = over_white(picture) if format == "jpeg" else _stack(picture)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
-    options: dict[str, Any] = {**SAVE_OPTIONS[format], "exif": _exif_bytes(picture, format)}
+    options: dict[str, Any] = {**SAVE_OPTIONS[format], "exif": exif}
     if picture.icc_profile:
         options["icc_profile"] = picture.icc_profile
-    if picture.dpi and format != "webp":
+    if picture.dpi and format == "jpeg":
         options["dpi"] = picture.dpi
     buffer = io.BytesIO()
     image.save(buffer, format=format, **options)
@@ -143,28 +139,23 @@ def _stack(picture: Picture) -> np.ndarray:
     return colour if picture.alpha is None else np.concatenate([colour, _to_8_bits(picture.alpha)], axis=2)
 
 
+def _in_colour(picture: Picture) -> Picture:
+    """Grey with a profile as sRGB, for a format that has no grey; others as they are."""
+    if not (picture.colour.shape[2] == 1 and picture.icc_profile):
+        return picture
+    grey = Image.fromarray(_to_8_bits(picture.colour)[..., 0])
+    try:
+        colour = np.asarray(_convert_profile(grey, ImageCms.ImageCmsProfile(io.BytesIO(picture.icc_profile))))
+    except ImageCms.PyCMSError:  # a damaged profile is none
+        return picture._replace(icc_profile=b"")
+    return picture._replace(colour=colour, icc_profile=b"")
+
+
 def _to_8_bits(levels: np.ndarray) -> np.ndarray:
     """`uint16` to `uint8`, rounded; `uint8` as it is."""
     if levels.dtype == np.uint8:
         return levels
     return cv2.convertScaleAbs(levels, alpha=1 / 257).reshape(levels.shape)
-
-
-def _layout(image: Image.Image) -> str:
-    """How the file stores its pixels, by Pillow's name, while they are not loaded: RGB;16B is one of 16 bit."""
-    tiles = getattr(image, "tile", [])
-    return str(tiles[0][3]) if tiles else ""
-
-
-def _decode_16_bits(encoded: bytes, layout: str) -> np.ndarray:
-    """`uint16` (H, W, 1 to 4), as the file has them, by OpenCV."""
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16:
-        raise ValueError("its 16-bit pixels cannot be decoded")
-    pixels = np.atleast_3d(pixels)
-    if layout.startswith("LA"):
-        return pixels[..., [0, -1]]
-    return np.concatenate([pixels[..., 2::-1], pixels[..., 3:]], axis=2)
 
 
 def _to_plain_mode(image: Image.Image, profile: bytes) -> Image.Image:
@@ -183,17 +174,6 @@ def _convert_profile(image: Image.Image, profile: Any) -> Image.Image:
     assert converted
     converted.info = {key: value for key, value in image.info.items() if key != "icc_profile"}
     return converted
-
-
-def _read_exif(image: Image.Image) -> tuple[Image.Exif, int, tuple[float, float] | None]:
-    """EXIF without its orientation, the orientation (1: upright), and the resolution."""
-    exif = image.getexif()
-    orientation = int(exif.pop(EXIF_ORIENTATION, 1))
-    dpi = image.info.get("dpi")
-    resolution = (float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None
-    if image.format == "TIFF":  # its tags are those of the file itself
-        exif = Image.Exif()
-    return exif, orientation if 1 <= orientation <= 8 else 1, resolution
 
 
 def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -232,44 +212,3 @@ def _shrink(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _mean(channels: np.ndarray) -> np.ndarray:
     """(H, W, 3) to (H, W, 1), rounded, in the same depth."""
     return ((channels.sum(axis=2, keepdims=True, dtype=np.uint32) + 1) // 3).astype(channels.dtype)
-
-
-def _exif_bytes(picture: Picture, format: str) -> bytes:
-    """As the file holds it; WebP has no other place for the resolution."""
-    exif = _copy(picture.exif)
-    if picture.dpi and format == "webp":
-        exif[X_RESOLUTION], exif[Y_RESOLUTION] = picture.dpi
-        exif[RESOLUTION_UNIT] = INCH
-    return exif.tobytes() if len(exif) else b""
-
-
-def _copy(exif: Image.Exif) -> Image.Exif:
-    copy = Image.Exif()
-    if len(exif):
-        copy.load(exif.tobytes())
-    return copy
-
-
-def _encode_png_16_bits(picture: Picture) -> bytes:
-    """By OpenCV, with what it leaves out put behind the header. Grey with transparency is written as RGB with it."""
-    colour = picture.colour
-    if picture.alpha is not None:
-        colour = np.concatenate([np.broadcast_to(colour, (*colour.shape[:2], 3))[..., ::-1], picture.alpha], axis=2)
-    elif colour.shape[2] == 3:
-        colour = colour[..., ::-1]
-    _, encoded = cv2.imencode(
-        ".png", np.ascontiguousarray(colour), [cv2.IMWRITE_PNG_COMPRESSION, SAVE_OPTIONS["png"]["compress_level"]]
-    )
-    content, chunks = encoded.tobytes(), b""
-    if picture.icc_profile and not (picture.alpha is not None and picture.colour.shape[2] == 1):
-        chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc_profile))
-    if picture.dpi:
-        per_metre = (round(dots * INCHES_PER_METRE) for dots in picture.dpi)
-        chunks += _chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
-    if exif := _exif_bytes(picture, "png"):
-        chunks += _chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
-    return content[:PNG_SIGNATURE_AND_HEADER] + chunks + content[PNG_SIGNATURE_AND_HEADER:]
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

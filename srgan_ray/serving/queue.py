@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from starlette.requests import ClientDisconnect
+
 from srgan_ray.data import images
 from srgan_ray.serving.handler import Cancellation, Handler, Upscaled
 from srgan_ray.serving.picture import TooLargeForFormat
@@ -102,11 +104,11 @@ def recorded(watch: Watch, record: Record) -> Iterator[None]:
     except Problem as problem:
         record.status, record.detail = problem.status, problem.detail
         raise
+    except (ClientDisconnect, asyncio.CancelledError):
+        record.status, record.detail = CLIENT_LEFT, "the client left"
+        raise
     except Exception as error:
         record.status, record.detail = 500, repr(error)
-        raise
-    except BaseException:  # asyncio's cancellation
-        record.status, record.detail = CLIENT_LEFT, "the client left"
         raise
     finally:
         record.seconds = time.perf_counter() - started

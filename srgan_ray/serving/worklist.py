@@ -1,10 +1,11 @@
 """`srgan-ray upscale`, all files: what is left to do, what became of each, and how it ended.
 
-1. `make_worklist` lists the inputs and takes over the rows of an earlier manifest that still hold.
+1. `open_worklist` lists the inputs and takes over the rows of an earlier manifest that still hold.
 2. Whoever upscales the rest (`upscale_here`, or a pool of actors in `on_ray`) gives the outcomes one by one.
 3. `carry_out` collects them in `manifest.jsonl` and says how it ended.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -50,20 +51,23 @@ class Worklist:
     needs_ray: bool
 
 
-def make_worklist(config: UpscaleConfig) -> Worklist:
-    """Look at the generator, the inputs and what --out holds; nothing is changed.
+@contextlib.contextmanager
+def open_worklist(config: UpscaleConfig) -> Iterator[Worklist]:
+    """Look at the generator, the inputs and what --out holds; keep other commands out of --out while inside the `with`.
 
     A row holds where its input, the settings and the generator are what they were, and its result is there. Raises
-    InputError for whatever of these cannot be used.
+    InputError for whatever of these cannot be used, and where another command is at work in --out.
     """
     handler = Handler(config.model)  # whose messages name what was given
     config = dataclasses.replace(config, out=absolute(config.out), model=_with_absolute_paths(config.model))
     settings = _settings(config)
     inputs = list_inputs(config)
     sources = find_sources(config, inputs)
-    done = _find_done(config.out, settings, sources)
-    todo = [source for source in sources if source.input not in done]
-    return Worklist(config, handler, settings, done, todo, bool(todo) and any(map(is_folder, inputs.values())))
+    with Folder(config.out).locked("--out"):
+        done = _find_done(config.out, settings, sources)
+        todo = [source for source in sources if source.input not in done]
+        needs_ray = bool(todo) and any(map(is_folder, inputs.values()))
+        yield Worklist(config, handler, settings, done, todo, needs_ray)
 
 
 def upscale_here(worklist: Worklist) -> Iterator[Outcome]:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 
 from fakes import photograph, write_generator
+from hostile import GOOD, HOSTILE, broken, exchange, statuses
 from srgan_ray.data import images
 from srgan_ray.demo import free_port
 from srgan_ray.errors import InputError
@@ -73,6 +75,21 @@ def test_the_endpoint_answers_and_refuses_over_http(generator_file: str, ray_clu
                 assert json.loads(body)["status"] == 503
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"{url}/healthz", timeout=2)
+
+
+def test_no_hostile_request_through_the_proxy_is_answered_with_an_error_of_ours(
+    generator_file: str, ray_cluster: None
+) -> None:
+    from srgan_ray.on_ray.app import endpoint
+
+    config = ServeConfig(ModelConfig(generator_file), Limits(max_mb=5, receive_limit_s=0.5), port=free_port())
+    dice = random.Random(0)
+    requests = [pieces for _, pieces in HOSTILE.values()] + [broken(GOOD, dice) for _ in range(100)]
+    with endpoint(config) as url, ThreadPoolExecutor(8) as executor:
+        assert statuses(exchange(url, [GOOD], 60)) == [200]
+        for pieces, reply in zip(requests, executor.map(lambda pieces: exchange(url, pieces, 2), requests)):
+            assert all(status < 500 for status in statuses(reply)), (pieces[0][:500], reply[:500])
+        assert statuses(exchange(url, [GOOD], 60)) == [200]
 
 
 def test_a_client_that_leaves_frees_its_place(ray_cluster: None, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from srgan_ray.data.storage import Folder
 from srgan_ray.errors import InputError
 from srgan_ray.serving.files import UpscaleConfig
 from srgan_ray.serving.handler import ModelConfig
-from srgan_ray.serving.worklist import carry_out, make_worklist, upscale_here
+from srgan_ray.serving.worklist import carry_out, open_worklist, upscale_here
 
 pytestmark = pytest.mark.ray
 NUM_FILES = 40
@@ -38,8 +38,8 @@ def folder(tmp_path: Path) -> Path:
 def upscale(config: UpscaleConfig) -> dict:
     from srgan_ray.on_ray import upscaling
 
-    worklist = make_worklist(config)
-    return carry_out(worklist, upscaling.upscale(worklist))
+    with open_worklist(config) as worklist:
+        return carry_out(worklist, upscaling.upscale(worklist))
 
 
 def rows(out: Path | str) -> list[dict]:
@@ -58,8 +58,7 @@ def test_a_folder_under_ray_is_as_without_it(
     plain = dataclasses.replace(config, out=str(tmp_path / "plain"))
     with pytest.raises(InputError, match=r"bad\.png: not an image.*1 of 7 failed"):
         upscale(config)
-    worklist = make_worklist(plain)
-    with pytest.raises(InputError, match=r"bad\.png: not an image.*1 of 7 failed"):
+    with pytest.raises(InputError, match=r"bad\.png: not an image.*1 of 7 failed"), open_worklist(plain) as worklist:
         carry_out(worklist, upscale_here(worklist))
     assert results(tmp_path / "ray") == results(tmp_path / "plain")
     assert len(results(tmp_path / "ray")) == 6

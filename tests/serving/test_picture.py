@@ -1,14 +1,19 @@
 """Pictures come back whole: compared with Pillow and OpenCV, which read the results."""
 
 import io
+import itertools
+import struct
+import zlib
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from fakes import photograph
+from profiles import cmyk_profile, grey_profile, lab_to_srgb, linear_to_srgb
 from srgan_ray.data.images import EXIF_ORIENTATION, UnreadableImage, UnsupportedFormat
 from srgan_ray.serving import picture as picture_module
 from srgan_ray.serving.picture import TooLargeForFormat, check_fits, decode_picture, encode_picture, enlarge
@@ -16,7 +21,9 @@ from srgan_ray.serving.picture import TooLargeForFormat, check_fits, decode_pict
 COLOUR = photograph(1, 24, 36)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GREY_PROFILE = SRGB[:16] + b"GRAY" + SRGB[20:]
-MAKE, EXIF_IFD, WIDTH_TAG, GPS_IFD = 0x010F, 0x8769, 0xA002, 0x8825
+MAKE, IMAGE_WIDTH, X_RESOLUTION, Y_RESOLUTION, UNIT = 0x010F, 0x0100, 0x011A, 0x011B, 0x0128
+EXIF_IFD, WIDTH_TAG, EXPOSURE, MAKER_NOTE, GPS_IFD = 0x8769, 0xA002, 0x829A, 0x927C, 0x8825
+GREY_WITH_ALPHA = 4  # PNG's number for it
 
 
 def save(image: Image.Image, format: str, **options) -> bytes:
@@ -124,10 +131,78 @@ def test_exif_is_kept_with_the_new_size(format: str) -> None:
     assert result.get_ifd(GPS_IFD)[1] == "N"
 
 
-def test_the_tags_of_a_tiff_stay_with_it() -> None:
-    result = read(through(save(Image.fromarray(COLOUR), "TIFF", dpi=(72, 72)), "jpeg"))
-    assert not len(result.getexif())
-    assert result.info["dpi"] == (72, 72)
+def exif_of_a_camera() -> Image.Exif:
+    exif = Image.Exif()
+    exif[MAKE], exif[IMAGE_WIDTH] = "maker", 36
+    exif.get_ifd(EXIF_IFD)[EXPOSURE] = 0.01
+    exif.get_ifd(GPS_IFD)[1] = "N"
+    return exif
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+def test_of_the_tags_of_a_tiff_those_of_the_photograph_are_kept(format: str) -> None:
+    encoded = save(Image.fromarray(COLOUR), "TIFF", dpi=(72, 72), exif=exif_of_a_camera().tobytes())
+    result = read(through(encoded, format)).getexif()
+    assert result[MAKE] == "maker"
+    assert result.get_ifd(EXIF_IFD)[EXPOSURE] == pytest.approx(0.01)
+    assert result.get_ifd(GPS_IFD)[1] == "N"
+    assert set(result) <= {MAKE, EXIF_IFD, GPS_IFD, X_RESOLUTION, Y_RESOLUTION, UNIT}
+    bare = read(through(save(Image.fromarray(COLOUR), "TIFF", dpi=(72, 72)), "jpeg"))
+    assert not len(bare.getexif())
+    assert bare.info["dpi"] == (72, 72)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_resolution_in_exif_is_that_of_the_result(orientation: int) -> None:
+    """WebP has it nowhere else."""
+    exif = exif_of_a_camera()
+    exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[UNIT], exif[EXIF_ORIENTATION] = 100.0, 50.0, 3, orientation
+    encoded = save(Image.fromarray(COLOUR), "WEBP", exif=exif)
+    expected = pytest.approx((254, 127) if orientation == 1 else (127, 254), abs=0.1)
+    for format in ("png", "jpeg", "webp"):
+        result = read(through(encoded, format))
+        assert (result.getexif()[X_RESOLUTION], result.getexif()[Y_RESOLUTION]) == expected
+        assert result.getexif()[IMAGE_WIDTH] == (144 if orientation == 1 else 96)
+        assert format == "webp" or result.info["dpi"] == expected
+
+
+@pytest.mark.parametrize("dpi", [(10**9, 10**9), (0, 0), (300, 0)])
+def test_a_senseless_resolution_is_none(dpi: tuple[int, int]) -> None:
+    encoded = save(Image.fromarray(COLOUR), "TIFF", dpi=dpi)
+    for format in ("png", "jpeg", "webp"):
+        assert "dpi" not in read(through(encoded, format)).info
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_damaged_exif_costs_no_picture() -> None:
+    """Every byte of it, changed: some cannot be read, others read and not written."""
+    exif = exif_of_a_camera()
+    exif[EXIF_ORIENTATION] = 6
+    plain, num_left_out = exif.tobytes(), 0
+    for place, level in itertools.product(range(6, len(plain)), (0, 2, 5, 255)):
+        damaged = plain[:place] + bytes([level]) + plain[place + 1 :]
+        encoded = save(Image.fromarray(COLOUR[:2, :3]), "PNG", exif=damaged)
+        result = read(through(encoded, "jpeg"))
+        num_left_out += not len(result.getexif())
+    assert 0 < num_left_out < 2 * len(plain)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_the_orientation_is_applied_though_another_tag_is_damaged() -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION], exif[IMAGE_WIDTH] = 6, 36
+    damaged = exif.tobytes().replace(b"\x01\x00\x00\x04", b"\x01\x00\x00\x02")  # a number said to be a text
+    assert damaged != exif.tobytes()
+    result = read(through(save(Image.fromarray(COLOUR), "PNG", exif=damaged)))
+    assert result.size == (96, 144)
+
+
+def test_exif_too_long_for_a_jpeg_is_left_out_of_it() -> None:
+    exif = exif_of_a_camera()
+    exif.get_ifd(EXIF_IFD)[MAKER_NOTE] = bytes(70_000)
+    encoded = save(Image.fromarray(COLOUR), "WEBP", exif=exif)
+    assert not len(read(through(encoded, "jpeg")).getexif())
+    assert read(through(encoded, "png")).getexif()[MAKE] == "maker"
 
 
 def test_grey_stays_grey() -> None:
@@ -155,18 +230,120 @@ def test_16_bits_in_formats_that_have_8_are_rounded() -> None:
     assert (np.asarray(read(through(png_16_bits(pixels), "jpeg"))) == 4).all()
 
 
-def test_grey_of_16_bits_with_transparency_becomes_colour_with_transparency() -> None:
-    grey, alpha = np.full((8, 8), 1000, np.uint16), np.full((8, 8), 40000, np.uint16)
-    lines = np.stack([grey, alpha], axis=-1).astype(">u2").reshape(8, -1)
-    content = b"".join(b"\0" + line.tobytes() for line in lines)
-    chunk = picture_module._chunk
-    header = chunk(b"IHDR", (8).to_bytes(4, "big") * 2 + bytes([16, 4, 0, 0, 0]))
-    encoded = (
-        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", picture_module.zlib.compress(content)) + chunk(b"IEND", b"")
+def deep_png(pixels: np.ndarray, colour_type: int, *chunks: bytes) -> bytes:
+    """`uint16` (H, W, channels) by hand, with more chunks behind the header."""
+    height, width = pixels.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(">u2"))
+    parts = (chunk(b"IHDR", header), *chunks, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_grey_of_16_bits_with_transparency_stays_that() -> None:
+    profile = grey_profile(1.8)
+    pixels = np.random.default_rng(0).integers(1, 65536, (20, 24, 2), np.uint16)
+    iccp = chunk(b"iCCP", b"name\0\0" + zlib.compress(profile))
+    result = through(deep_png(pixels, GREY_WITH_ALPHA, iccp, chunk(b"pHYs", struct.pack(">IIB", 5906, 11811, 1))))
+    assert result[24:26] == bytes([16, GREY_WITH_ALPHA])
+    np.testing.assert_array_equal(read_16_bits(result), nearest(pixels)[..., [0, 0, 0, 1]])
+    again = decode_picture(result)
+    np.testing.assert_array_equal(again.colour, nearest(pixels)[..., :1])
+    assert (again.icc_profile, again.dpi) == (profile, pytest.approx((150, 300), abs=0.02))
+
+
+def test_a_transparent_grey_of_16_bits() -> None:
+    pixels = np.full((8, 8, 1), 1000, np.uint16)
+    pixels[2, 3] = 1001
+    result = decode_picture(deep_png(pixels, 0, chunk(b"tRNS", struct.pack(">H", 1001))))
+    assert result.alpha is not None
+    assert result.alpha[2, 3] == 0
+    assert np.count_nonzero(result.alpha == 65535) == 63
+
+
+def tiff(pixels: np.ndarray, **options) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, **options)
+    return buffer.getvalue()
+
+
+DEEP = COLOUR.astype(np.uint16) * 256 + 7
+DEEP_ALPHA = np.broadcast_to(np.linspace(1000, 65535, 36, dtype=np.uint16)[:, None], (24, 36, 1))
+
+
+@pytest.mark.parametrize("byteorder", "<>")
+def test_what_the_16_bits_of_a_tiff_stand_for(byteorder: str) -> None:
+    rgb = {"photometric": "rgb", "byteorder": byteorder}
+    layers, whole = np.concatenate([DEEP, DEEP_ALPHA], axis=2), decode_picture(tiff(DEEP, **rgb))
+    np.testing.assert_array_equal(whole.colour, DEEP)
+    for kind in ("unassalpha", "assocalpha", "unspecified"):
+        stored = layers.copy()
+        if kind == "assocalpha":
+            stored[..., :3] = np.round(DEEP * (DEEP_ALPHA / 65535))
+        picture = decode_picture(tiff(stored, extrasamples=[kind], **rgb))
+        np.testing.assert_allclose(picture.colour.astype(int), DEEP, atol=33 if kind == "assocalpha" else 0)
+        assert (picture.alpha is None) == (kind == "unspecified")
+        assert picture.alpha is None or (picture.alpha == DEEP_ALPHA).all()
+
+
+def test_a_tiff_of_16_bits_whose_white_is_zero() -> None:
+    np.testing.assert_array_equal(
+        decode_picture(tiff(65535 - DEEP[..., 0], photometric="miniswhite")).colour, DEEP[..., :1]
     )
-    assert decode_picture(encoded).colour.shape == (8, 8, 1)
-    result = read_16_bits(through(encoded))
-    assert (result == [1000, 1000, 1000, 40000]).all()
+
+
+@pytest.mark.parametrize("byteorder", "<>")
+def test_cmyk_of_16_bits_becomes_rgb_of_8(byteorder: str) -> None:
+    inks = np.asarray(Image.fromarray(COLOUR).convert("CMYK"))
+    encoded = tiff(inks.astype(np.uint16) * 257, photometric="separated", byteorder=byteorder)
+    expected = Image.fromarray(inks, "CMYK").convert("RGB")
+    np.testing.assert_array_equal(decode_picture(encoded).colour, np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "reason"),
+    [
+        (DEEP.transpose(2, 0, 1), {"photometric": "rgb", "planarconfig": "separate"}, "plane for each channel"),
+        (DEEP[..., 0].astype(np.int16), {"photometric": "minisblack"}, "sign"),
+        (DEEP[..., 0].astype(np.uint32), {"photometric": "minisblack"}, "12 or 32 bit"),
+    ],
+)
+def test_kinds_of_tiff_that_are_not_read_are_refused(pixels: np.ndarray, options: dict, reason: str) -> None:
+    with pytest.raises(UnsupportedFormat, match=reason):
+        decode_picture(tiff(pixels, **options))
+
+
+@pytest.mark.parametrize("format", ["TIFF", "JPEG"])
+def test_cmyk_goes_through_its_profile(format: str) -> None:
+    """Against the formulas of Lab and sRGB, with inks as no real ones are: without the profile other colours come."""
+    lab = np.zeros((2, 2, 2, 2, 3))
+    for c, m, y in np.ndindex(2, 2, 2):
+        lab[c, m, y, 0] = [100 - 25 * (c + m + y), 30 * (m - c), 30 * (y - c)]
+    profile = cmyk_profile(lab)
+    fields = [(c, m, y, k) for c, m, y, k in np.ndindex(2, 2, 2, 2)]
+    inks = np.array(fields, np.uint8).repeat(16, axis=0).reshape(16, 16, 4) * np.uint8(255)
+    options = {"quality": 100} if format == "JPEG" else {}
+    encoded = save(Image.fromarray(inks.repeat(16, axis=0), "CMYK"), format, icc_profile=profile, **options)
+    expected = lab_to_srgb(lab.reshape(16, 3))
+    for wanted in ("png", "jpeg", "webp"):
+        result = read(through(encoded, wanted))
+        assert "icc_profile" not in result.info
+        colours = np.asarray(result.convert("RGB"))[32::64, 32]
+        np.testing.assert_allclose(colours, expected, atol=2 if (format, wanted) == ("TIFF", "png") else 6)
+
+
+def test_grey_with_a_profile_keeps_its_tones_where_there_is_no_grey() -> None:
+    ramp = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
+    encoded = save(Image.fromarray(ramp), "PNG", icc_profile=grey_profile(1.0))
+    result = read(through(encoded, "webp"))
+    assert "icc_profile" not in result.info
+    expected = linear_to_srgb(ramp[0] / 255)
+    np.testing.assert_allclose(np.asarray(result)[64, 2::4, 1], expected, atol=6)
+    damaged = save(Image.fromarray(ramp), "PNG", icc_profile=GREY_PROFILE)
+    assert "icc_profile" not in read(through(damaged, "webp")).info
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -230,6 +407,17 @@ def test_what_a_format_cannot_hold_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(TooLargeForFormat, match="144x96 pixels; webp holds at most 100"):
         check_fits(decode_picture(save(Image.fromarray(COLOUR), "PNG")), "webp")
     check_fits(decode_picture(save(Image.fromarray(COLOUR[:25, :25]), "PNG")), "webp")
+
+
+@pytest.mark.parametrize(("format", "side_px"), [("jpeg", 16375), ("webp", 4095)])
+def test_the_longest_side_that_a_format_holds(format: str, side_px: int) -> None:
+    longest, longer = (decode_picture(save(Image.new("L", (side_px + more, 1)), "PNG")) for more in (0, 1))
+    check_fits(longest, format)
+    assert read(encode_picture(enlarge(longest, nearest), format)).width == 4 * side_px
+    with pytest.raises(TooLargeForFormat):
+        check_fits(longer, format)
+    with pytest.raises((OSError, ValueError)):
+        encode_picture(enlarge(longer, nearest), format)
 
 
 def test_pixels_of_32_bit_and_damaged_ones_are_refused() -> None:

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from srgan_ray.errors import InputError
 from srgan_ray.serving import worklist
 from srgan_ray.serving.files import Outcome, UpscaleConfig
 from srgan_ray.serving.handler import ModelConfig
-from srgan_ray.serving.worklist import Worklist, carry_out, make_worklist, upscale_here
+from srgan_ray.serving.worklist import Worklist, carry_out, open_worklist, upscale_here
 
 
 @pytest.fixture
@@ -30,8 +32,8 @@ def config(tmp_path: Path, generator_file: str) -> UpscaleConfig:
 
 
 def run(config: UpscaleConfig) -> dict:
-    made = make_worklist(config)
-    return carry_out(made, upscale_here(made))
+    with open_worklist(config) as made:
+        return carry_out(made, upscale_here(made))
 
 
 def rows(config: UpscaleConfig) -> list[dict]:
@@ -42,8 +44,13 @@ def rows(config: UpscaleConfig) -> list[dict]:
     return [json.loads(line, parse_constant=refuse) for line in lines]
 
 
+def look(config: UpscaleConfig) -> Worklist:
+    with open_worklist(config) as made:
+        return made
+
+
 def todo(config: UpscaleConfig) -> list[str]:
-    return [source.name for source in make_worklist(config).todo]
+    return [source.name for source in look(config).todo]
 
 
 def test_all_files_become_results_and_rows(config: UpscaleConfig) -> None:
@@ -93,7 +100,7 @@ def test_an_infinite_consistency_is_null(config: UpscaleConfig, monkeypatch) -> 
 
 def test_what_is_done_is_not_done_again(config: UpscaleConfig) -> None:
     run(config)
-    files = {entry.name: entry.modified_ns for entry in list_files(config.out) if entry.name != "manifest.jsonl"}
+    files = {entry.name: entry.modified_ns for entry in list_files(config.out) if entry.name.endswith(".png")}
     before = rows(config)
     summary = run(config)
     assert (summary["upscaled"], summary["skipped"]) == (0, 3)
@@ -154,8 +161,9 @@ def test_rows_are_written_in_between(
 ) -> None:
     monkeypatch.setattr(worklist, "WRITE_EVERY_S", every_s)
     monkeypatch.setattr(worklist, "MAX_WRITING_SHARE", share)
-    made, num_rows = make_worklist(config), []
-    carry_out(made, observe(made, config, num_rows))
+    num_rows: list[int] = []
+    with open_worklist(config) as made:
+        carry_out(made, observe(made, config, num_rows))
     assert num_rows == expected
 
 
@@ -163,8 +171,9 @@ def test_rows_that_do_not_hold_go_before_their_results_are_replaced(config: Upsc
     """Else a kill would leave rows that name results of other settings."""
     run(config)
     changed = dataclasses.replace(config, model=ModelConfig(generator_file, precision="fp32"))
-    made, num_rows = make_worklist(changed), []
-    carry_out(made, observe(made, changed, num_rows))
+    num_rows: list[int] = []
+    with open_worklist(changed) as made:
+        carry_out(made, observe(made, changed, num_rows))
     assert num_rows[0] == 0
 
 
@@ -173,8 +182,7 @@ def test_an_interruption_keeps_the_rows(config: UpscaleConfig) -> None:
         yield next(outcomes)
         raise KeyboardInterrupt
 
-    made = make_worklist(config)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), open_worklist(config) as made:
         carry_out(made, stop(upscale_here(made)))
     assert len(rows(config)) == 1
     summary = run(config)
@@ -183,17 +191,17 @@ def test_an_interruption_keeps_the_rows(config: UpscaleConfig) -> None:
 
 def test_ray_is_for_folders_with_something_left(config: UpscaleConfig) -> None:
     files = dataclasses.replace(config, input=(below(config.input[0], "a.png"), below(config.input[0], "c.png")))
-    assert not make_worklist(files).needs_ray
-    assert make_worklist(dataclasses.replace(config, input=(*files.input, *config.input))).needs_ray
+    assert not look(files).needs_ray
+    assert look(dataclasses.replace(config, input=(*files.input, *config.input))).needs_ray
     run(config)
-    assert not make_worklist(config).needs_ray
+    assert not look(config).needs_ray
 
 
 def test_paths_are_those_of_any_working_directory(config: UpscaleConfig, tmp_path: Path, monkeypatch) -> None:
     run(config)
     monkeypatch.chdir(tmp_path)
     generator = os.path.relpath(config.model.generator)
-    made = make_worklist(UpscaleConfig(("in",), "out", ModelConfig(generator)))
+    made = look(UpscaleConfig(("in",), "out", ModelConfig(generator)))
     assert (made.todo, made.config.out, made.config.model) == ([], config.out, config.model)
 
 
@@ -201,7 +209,28 @@ def test_a_manifest_of_something_else_is_refused(config: UpscaleConfig) -> None:
     for content in (b'{"photographs": 3}\n', b"[1]\n", b"no JSON"):
         Folder(config.out).write("manifest.jsonl", content)
         with pytest.raises(InputError, match=r"its manifest\.jsonl is not one of upscale; wanted another folder"):
-            make_worklist(config)
+            look(config)
+
+
+def test_two_commands_do_not_work_on_one_folder(config: UpscaleConfig) -> None:
+    command = [sys.executable, "-m", "srgan_ray", "upscale", *config.input, "--out", config.out]
+    with open_worklist(config) as made:
+        other = subprocess.run([*command, "--generator", config.model.generator], capture_output=True, text=True)
+        assert other.returncode == 2
+        [line] = other.stderr.splitlines()
+        assert line.endswith(f"--out {config.out}: another command is at work in it; wait for it")
+        assert not Folder(config.out).has("manifest.jsonl")
+        assert carry_out(made, upscale_here(made))["upscaled"] == 3
+    assert run(config)["skipped"] == 3
+
+
+def test_what_cannot_be_used_leaves_no_folder_behind(config: UpscaleConfig) -> None:
+    with pytest.raises(InputError, match="INPUT nowhere"):
+        look(dataclasses.replace(config, input=("nowhere",)))
+    assert not Path(config.out).exists()
+    Path(config.out).write_text("a file")
+    with pytest.raises(InputError, match=rf"--out {config.out} cannot be written to"):
+        look(config)
 
 
 def test_from_and_to_object_storage(config: UpscaleConfig, bucket: str, tmp_path: Path) -> None:
