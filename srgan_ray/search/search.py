@@ -14,6 +14,7 @@ from srgan_ray.evaluation.judge import Judge
 from srgan_ray.search.config import TuneConfig
 from srgan_ray.search.folder import SearchFolder
 from srgan_ray.search.front import choose
+from srgan_ray.search.population import check_changeable
 from srgan_ray.search.space import Space, ends, parse_space
 from srgan_ray.search.trials import Trial
 from srgan_ray.training.run import check_inputs, with_absolute_paths
@@ -29,6 +30,8 @@ class Search:
         resolved = with_absolute_paths(config)
         assert isinstance(resolved, TuneConfig)
         self.space = _with_absolute_paths(parse_space(config.space, resolved.training), resolved)
+        if resolved.population:
+            check_changeable(self.space)
         if resolved.niqe_model:
             resolved = dataclasses.replace(resolved, niqe_model=absolute(resolved.niqe_model))
         self.config = resolved

@@ -115,6 +115,17 @@ class RunFolder:
         step = load_generator(self.generator_file)[1].step
         return {name: self._folder.read(files[step]) for name, files in self._samples().items()}
 
+    def take_over(self, other: "RunFolder") -> None:
+        """Hold what another run holds, but for its config: what goes on here goes on from there. Where it was cut off, it
+        can be done again."""
+        theirs = other._taken_over()
+        self._folder.delete(self._taken_over() - theirs)
+        for name in sorted(theirs):
+            self._folder.write(name, other._folder.read(name))
+
+    def _taken_over(self) -> set[str]:
+        return {name for name in self._folder.names() if name.split("/")[0] not in (CONFIG, LOCK, RAY_FILES)}
+
     def _write_rows(self) -> None:
         self._folder.write(METRICS, "".join(json.dumps(row) + "\n" for row in self._rows).encode())
 
