@@ -64,7 +64,7 @@ class SearchFolder:
         """The trials by their number."""
         if not self._folder.has(TRIALS):
             return []
-        return [_from_row(json.loads(line)) for line in self._folder.read(TRIALS).splitlines()]
+        return [from_row(json.loads(line)) for line in self._folder.read(TRIALS).splitlines()]
 
     def write_trials(self, trials: Iterable[Trial]) -> None:
         """Replace the rows."""
@@ -128,6 +128,7 @@ def _to_row(trial: Trial) -> dict[str, Any]:
     return {**dataclasses.asdict(trial), "figures": as_json(trial.figures)}
 
 
-def _from_row(row: dict[str, Any]) -> Trial:
+def from_row(row: dict[str, Any]) -> Trial:
+    """A trial as its row in `trials.jsonl` has it."""
     legs = tuple(Leg(**leg) for leg in row.get("legs", ()))  # which rows of before there were populations have not
     return Trial(**{**row, "figures": from_json(row["figures"]), "legs": legs})

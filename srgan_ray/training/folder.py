@@ -116,8 +116,8 @@ class RunFolder:
         return {name: self._folder.read(files[step]) for name, files in self._samples().items()}
 
     def take_over(self, other: "RunFolder") -> None:
-        """Hold what another run holds, but for its config: what goes on here goes on from there. Where it was cut off, it
-        can be done again."""
+        """Hold what another run holds, but for its config: what goes on here goes on from there. Cut off, it can be
+        repeated."""
         theirs = other._taken_over()
         self._folder.delete(self._taken_over() - theirs)
         for name in sorted(theirs):

@@ -59,6 +59,7 @@ def test_generators_of_unlike_size_are_refused(config: TuneConfig, tmp_path: Pat
         ({"space": ("crops.crop_px=choice:48,4096",)}, "4096"),
         ({"niqe_model": "nowhere"}, "--niqe-model .*nowhere"),
         ({"vgg_weights": "nowhere"}, "--vgg-weights nowhere"),
+        ({"population": True, "space": ("crops.batch_size=choice:2,4",)}, "--space crops.batch_size with --population"),
     ],
 )
 def test_what_trials_would_stumble_over_is_refused_before(config: TuneConfig, change: dict, message: str) -> None:
