@@ -41,7 +41,11 @@ class TuneConfig(TrainConfig):
     """Population-based training: at each validation the trials that most others beat go on from the checkpoints of
     better ones, with learning rates and loss weights near theirs. Their first settings are drawn."""
     niqe_model: str = ""
-    """NIQE's pristine model, an .npz; perception is measured by it then, and by sliced Wasserstein distance without."""
+    """NIQE's pristine model, an .npz: perception is measured by it then."""
+    lpips_weights: str = ""
+    """ImageNet weights for LPIPS, by which perception is measured then: cached (torchvision's AlexNet, if it is there),
+    imagenet (downloads it), or a FILE of alexnet or vgg16. Without these and NIQE's model, perception is sliced
+    Wasserstein distance."""
     choose: str = KNEE
     """Which trial's generator is kept: the front's knee, its best in psnr or in perception, or a trial's number."""
 
@@ -52,6 +56,8 @@ class TuneConfig(TrainConfig):
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}; wanted {least} or more")
         if self.sampler not in SAMPLERS:
             raise InputError(f"--sampler {self.sampler}; wanted one of {', '.join(SAMPLERS)}")
+        if self.niqe_model and self.lpips_weights:
+            raise InputError("--niqe-model with --lpips-weights; wanted one of them: perception is one figure")
         if self.population:
             self._check_population()
         if self.choose not in CHOICES and not self.choose.isdecimal():

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution
@@ -34,6 +35,8 @@ class Search:
             check_changeable(self.space)
         if resolved.niqe_model:
             resolved = dataclasses.replace(resolved, niqe_model=absolute(resolved.niqe_model))
+        if Path(resolved.lpips_weights).is_file():
+            resolved = dataclasses.replace(resolved, lpips_weights=absolute(resolved.lpips_weights))
         self.config = resolved
         self._folder = SearchFolder(resolved.out)
         self._folder.check(resolved)
@@ -77,7 +80,12 @@ class Search:
 def make_judge(config: TuneConfig) -> Judge:
     """What measures every trial's generator."""
     return Judge(
-        config.data, config.crops.degradation, config.loop.max_val_photographs, config.precision, config.niqe_model
+        config.data,
+        config.crops.degradation,
+        config.loop.max_val_photographs,
+        config.precision,
+        config.niqe_model,
+        config.lpips_weights,
     )
 
 
