@@ -7,6 +7,8 @@ Tune's own files: a search that is started again begins a new Tune experiment wi
 import dataclasses
 import json
 import os
+from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import ray
@@ -29,6 +31,7 @@ from srgan_ray.search.space import Space
 from srgan_ray.search.trials import FAILED, FINISHED, RUNNING, STOPPED, Trial, format_settings, next_trial
 from srgan_ray.training import plain
 from srgan_ray.training.folder import RAY_FILES, RunFolder
+from srgan_ray.training.loop import LoopConfig
 from srgan_ray.training.run import load_latest
 
 NOTHING_YET = {"step": 0, "loss_val": 0.0, "elapsed_s": 0.0}
@@ -58,10 +61,8 @@ def _make_tuner(config: TuneConfig, book: "Book", share: TrialShare) -> ray.tune
     return ray.tune.Tuner(
         ray.tune.with_resources(trainable, resources),
         tune_config=ray.tune.TuneConfig(
-            metric="loss_val",
-            mode="min",
             search_alg=book,
-            scheduler=_scheduler(config),
+            scheduler=_scheduler(config, book.trials),
             num_samples=book.num_left * num_legs(config),
             max_concurrent_trials=share.num_trials,
             reuse_actors=True,  # a new process would import torch again, for seconds
@@ -75,20 +76,45 @@ def _make_tuner(config: TuneConfig, book: "Book", share: TrialShare) -> ray.tune
     )
 
 
-def _scheduler(config: TuneConfig) -> Any:
+def _scheduler(config: TuneConfig, trials: Sequence[Trial]) -> Any:
     """The hopeless are stopped by `loss_val`, which does not depend on the weights that are tried."""
     if not config.stop_early:
         return FIFOScheduler()
-    return StopHopeless(
-        time_attr="step",
-        grace_period=config.loop.evaluate_every,
-        max_t=config.loop.steps + 1,  # at which it would stop every trial, before its generator is measured
-        reduction_factor=2,
-    )
+    return StopHopeless(config.loop, SearchFolder(config.out), trials)
 
 
 class StopHopeless(ASHAScheduler):
-    """ASHA, which never stops a baseline: the others are compared with it."""
+    """ASHA, which never stops a baseline: the others are compared with it.
+
+    What trials came to before the command was started again counts, as if it had not been killed.
+    """
+
+    def __init__(self, loop: LoopConfig, folder: SearchFolder, trials: Sequence[Trial]) -> None:
+        super().__init__(
+            time_attr="step",
+            metric="loss_val",
+            mode="min",
+            grace_period=loop.evaluate_every,
+            max_t=loop.steps + 1,  # at which it would stop every trial, before its generator is measured
+            reduction_factor=2,
+        )
+        self._interrupted: dict[int, RunFolder] = {}
+        for trial in trials:
+            run = RunFolder(folder.run_of(trial))
+            if trial.status == RUNNING:
+                self._interrupted[trial.number] = run
+            else:
+                self._add(None, SimpleNamespace(trial_id=trial.name), run.metrics())
+
+    def _add(self, tune_controller: Any, trial: Any, rows: Iterable[dict[str, Any]]) -> None:
+        super().on_trial_add(tune_controller, trial)
+        for row in rows:
+            super().on_trial_result(tune_controller, trial, row)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """One that was interrupted goes on with what it was judged by: what comes after its checkpoint comes again."""
+        run = self._interrupted.get(trial.config["trial"].number)
+        self._add(tune_controller, trial, run.settled_metrics() if run else ())
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether the trial goes on."""

@@ -20,6 +20,7 @@ from srgan_ray.data.manifest import REPORT, versions
 from srgan_ray.data.storage import ASIDE, LOCK, Folder, below, is_uri, split
 from srgan_ray.errors import InputError
 from srgan_ray.models.artifact import FILE_NAME, load_generator
+from srgan_ray.training.checkpoint import last_step
 from srgan_ray.training.report import render_run_report
 
 CONFIG, METRICS, SAMPLES, CHECKPOINTS = "config.json", "metrics.jsonl", "samples", "checkpoints"
@@ -88,6 +89,11 @@ class RunFolder:
         if not self._folder.has(METRICS):
             return []
         return [json.loads(line) for line in self._folder.read(METRICS).splitlines()]
+
+    def settled_metrics(self) -> list[dict[str, Any]]:
+        """The rows up to the newest checkpoint: those after it come again when the run goes on."""
+        step = last_step(Folder(below(self._folder.location, CHECKPOINTS)))
+        return [row for row in self.metrics() if row["step"] <= step]
 
     def summary(self) -> dict[str, Any]:
         """What a command says at its end: where the run is and its last validation."""
