@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from srgan_ray.search.folder import SearchFolder
-from srgan_ray.search.trials import FINISHED, RUNNING, SEED, STOPPED, Trial
+from srgan_ray.search.trials import FINISHED, SEED, STOPPED, Trial
 from srgan_ray.training.loop import LoopConfig
 
 LOOP = LoopConfig(steps=8, evaluate_every=1, checkpoint_every=2)
@@ -39,6 +39,11 @@ class Stopwatch:
         self._scheduler.on_trial_complete(None, trial, row)
 
 
+def checkpoint_before(step: int) -> int:
+    """Of a trial that was stopped at this step, or killed: a checkpoint comes after the decision on its validation."""
+    return (step - 1) // LOOP.checkpoint_every * LOOP.checkpoint_every
+
+
 def write_run(folder: SearchFolder, number: int, num_rows: int, checkpoint: int) -> None:
     run = Path(folder.run_of(TRIALS[number]))
     (run / f"checkpoints/step_{checkpoint:08d}").mkdir(parents=True)
@@ -60,26 +65,18 @@ def test_some_are_stopped_and_no_baseline(undisturbed: list[tuple[int, int, str]
     assert 0 not in stopped
 
 
-@pytest.mark.parametrize("done", range(1, 24))
+@pytest.mark.parametrize("done", range(1, 36))
 def test_rungs_go_on_where_they_were(done: int, undisturbed: list[tuple[int, int, str]], tmp_path: Path) -> None:
-    """Killed after so many validations: the trial under way goes on from its checkpoint, and validates again what came
-    after it."""
+    """Killed when so many validations were written: the trial under way goes on from its checkpoint, and validates
+    again, and is judged again by, what came after it."""
     folder = SearchFolder(str(tmp_path))
-    before, (current, reached, last) = undisturbed[:done], undisturbed[done - 1]
-    is_over = last == "STOP" or reached == LOOP.steps
-    ends = {number: (step, decision) for number, step, decision in before}
-    begun = []
-    for number, (step, decision) in ends.items():
-        status = (STOPPED if decision == "STOP" else FINISHED) if number < current or is_over else RUNNING
-        begun.append(Trial(number, TRIALS[number].settings, status))
-        write_run(folder, number, step, step // LOOP.checkpoint_every * LOOP.checkpoint_every)
+    current, reached, _ = undisturbed[done - 1]
+    ends = {number: (step, decision) for number, step, decision in undisturbed if number < current}
+    ended = [Trial(n, TRIALS[n].settings, STOPPED if ends[n][1] == "STOP" else FINISHED) for n in ends]
+    for number, (step, _) in [*ends.items(), (current, (reached, ""))]:
+        write_run(folder, number, step, checkpoint_before(step))
 
-    watch = Stopwatch(folder, begun)
-    checkpoint = reached // LOOP.checkpoint_every * LOOP.checkpoint_every
-    events = [] if is_over else list(watch.run(current, checkpoint))
+    watch = Stopwatch(folder, [*ended, TRIALS[current]])
+    events = list(watch.run(current, checkpoint_before(reached)))
     events += [event for number in range(current + 1, len(TRIALS)) for event in watch.run(number)]
-    assert events == [
-        event
-        for event in undisturbed
-        if event[0] > current or (event[0] == current and event[1] > checkpoint and not is_over)
-    ]
+    assert events == [event for event in undisturbed if event[:2] > (current, checkpoint_before(reached))]
