@@ -9,11 +9,16 @@ import torch
 from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
 from torchvision.models import get_model
 
-from fakes import photograph
+from fakes import SMALL, photograph
+from srgan_ray.data import images
+from srgan_ray.data.degrade import DEGRADATIONS, matlab_bicubic_up
 from srgan_ray.errors import InputError
-from srgan_ray.evaluation.benchmark import Pair, load_lpips
+from srgan_ray.evaluation.benchmark import EvaluateConfig, Pair, evaluate, load_lpips
+from srgan_ray.evaluation.judge import Judge, load_val_pairs
 from srgan_ray.evaluation.lpips import MIN_SIDE_PX, Lpips, measure_lpips
 from srgan_ray.evaluation.metrics import Protocol
+from srgan_ray.models.generator import build_generator
+from srgan_ray.models.upscaler import Upscaler
 
 NETWORKS = {"alexnet": ("alex", "alexnet-owt-7be5be79.pth"), "vgg16": ("vgg", "vgg16-397923af.pth")}
 
@@ -94,3 +99,29 @@ def test_photographs_that_are_too_small_are_refused(name: str, cache: Path) -> N
         load_lpips(weights, [Pair("dog", thin, thin)])
     with pytest.raises(RuntimeError, match="too small"):
         Lpips(weights)(thin, thin)
+
+
+def test_perception_is_lpips_where_there_are_weights(cache: Path, shards: Path) -> None:
+    weights = str(save_weights(cache, "alexnet"))
+    generator = build_generator(SMALL, 0)
+    figures = Judge(str(shards), "opencv_cubic", 2, "fp32", lpips_weights=weights)(generator)
+    pairs, _ = load_val_pairs(str(shards), "opencv_cubic", 2)
+    lpips, upscale = Lpips(weights), Upscaler(generator, "fp32")
+    expected = np.mean([lpips(upscale(pair.pair.lr), pair.pair.hr) for pair in pairs])
+    assert figures["perception"].value == pytest.approx(expected, rel=1e-4)
+    protocol = figures["perception"].protocol
+    assert (protocol.metric, protocol.model_hash, protocol.border_px) == ("lpips", lpips.hash, 0)
+    assert protocol.data_hash == figures["psnr"].protocol.data_hash
+
+
+def test_a_column_of_evaluate(cache: Path, generator_file: str, tmp_path: Path) -> None:
+    (tmp_path / "hr").mkdir()
+    for number in range(2):
+        (tmp_path / "hr" / f"{number}.png").write_bytes(images.encode(photograph(number), "png"))
+    weights = str(save_weights(cache, "alexnet"))
+    figures = evaluate(EvaluateConfig(str(tmp_path / "hr"), generator=generator_file, lpips_weights=weights))["figures"]
+    hrs = [images.crop_to_multiple(photograph(number), 4) for number in range(2)]
+    bicubic = [matlab_bicubic_up(DEGRADATIONS["matlab_bicubic"](hr)) for hr in hrs]
+    expected = np.mean([Lpips(weights)(sr, hr) for sr, hr in zip(bicubic, hrs)])
+    assert figures["bicubic"]["lpips"] == pytest.approx(expected, abs=1e-4)
+    assert {name for name, row in figures.items() if "lpips" in row} == {"bicubic", "sharp"}
