@@ -173,10 +173,10 @@ def test_weights_of_a_population_went_through_the_schedule_that_is_told(
     assert [row["step"] for row in metrics] == [2, 4]
 
 
+@pytest.mark.parametrize("killed_in", ["take_over", "write_trials"])
 def test_a_command_killed_between_two_legs_does_the_same_again(
-    population: TuneConfig, monkeypatch: pytest.MonkeyPatch
+    killed_in: str, population: TuneConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the checkpoints are taken over, before the rows say so."""
     from srgan_ray.on_ray.tuner import Book
 
     folder, space = SearchFolder(population.out), parse_space(SPACE, population.training)
@@ -197,11 +197,11 @@ def test_a_command_killed_between_two_legs_does_the_same_again(
             book = Book(population, space, folder, progress)
             return [suggested["trial"] for suggested in map(book.suggest, "abc")]
 
-    def die(self: SearchFolder, trials: list[Trial]) -> None:
+    def die(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(SearchFolder, "write_trials", die)
+        patch.setattr(SearchFolder, killed_in, die)
         with pytest.raises(KeyboardInterrupt):
             exchange()
     assert folder.trials() == waiting

@@ -72,8 +72,11 @@ def test_settings_go_on_near_those_of_the_other_and_inside_the_space() -> None:
 
 
 def test_the_same_figures_and_seed_give_the_same_exchange() -> None:
-    members = [member(0, 28, 100), member(1, 27.9, 90), member(2, 20, 300)]
-    assert exchange(CONFIG, SPACE, members) == exchange(CONFIG, SPACE, members)
+    members = [member(number, 28 - number / 10, 100 - number) for number in range(9)]
+    members += [member(9 + number, 20 - number, 300 + number) for number in range(3)]
+    first = exchange(CONFIG, SPACE, members)
+    assert sum(trial.legs[-1].went_on_from is not None for trial in first) == 3
+    assert exchange(CONFIG, SPACE, members) == first
 
 
 def test_legs_end_at_the_validations_but_for_baselines() -> None:
@@ -92,14 +95,19 @@ def test_legs_end_at_the_validations_but_for_baselines() -> None:
 
 
 def test_a_schedule_is_that_of_the_weights() -> None:
-    """0 goes its own way; 1 goes on from 0 at 60, from which 2 had gone on at 30 and which 2 goes on from at 90."""
-    a, b, c, after_30, after_60, after_90 = ({"learning_rate": 10.0**-power} for power in range(1, 7))
-    zero = Trial(0, a, legs=(Leg(30, a, {}, None), Leg(60, a, {}, None), Leg(90, a, {}, None)))
-    one = Trial(1, after_60, legs=(Leg(30, b, {}, None), Leg(60, b, {}, 0), Leg(90, after_60, {}, None)))
-    two = Trial(2, after_90, legs=(Leg(30, c, {}, 0), Leg(60, after_30, {}, None), Leg(90, after_30, {}, 1)))
+    """0 goes its own way; 1 goes on from 0 at 60, from which 2 had gone on at 30 and which 2 goes on from at 90. What
+    becomes of 1 after that is not in 2's weights."""
+    a, b, c, after_30, after_60, after_90, after_120 = ({"learning_rate": 10.0**-power} for power in range(1, 8))
+
+    def legs(*those: tuple[dict, int | None]) -> tuple[Leg, ...]:
+        return tuple(Leg(30 * (index + 1), settings, {}, source) for index, (settings, source) in enumerate(those))
+
+    zero = Trial(0, a, legs=legs((a, None), (a, None), (a, None), (a, None)))
+    one = Trial(1, after_120, legs=legs((b, None), (b, 0), (after_60, None), (after_60, 0)))
+    two = Trial(2, after_90, legs=legs((c, 0), (after_30, None), (after_30, 1), (after_90, None)))
     trials = [zero, one, two]
     assert schedule_of(zero, trials) == [Stretch(0, 0, a)]
-    assert schedule_of(one, trials) == [Stretch(0, 0, a), Stretch(60, 1, after_60)]
+    assert schedule_of(one, trials) == [Stretch(0, 0, a), Stretch(120, 1, after_120)]
     assert schedule_of(two, trials) == [Stretch(0, 0, a), Stretch(60, 1, after_60), Stretch(90, 2, after_90)]
 
 
