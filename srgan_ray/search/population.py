@@ -3,6 +3,9 @@ two legs the worst go on from the checkpoints of better ones, with settings near
 
 The paper ranks by one figure. Here there are two objectives: a trial goes on from one that beats it in both, so that
 what is on the front stays, however its objectives are shared out.
+
+Ray Tune's own PopulationBasedTraining takes no Searcher, forgets its population when a search is started again,
+and copies all of a trial's config, its number too.
 """
 
 import dataclasses
