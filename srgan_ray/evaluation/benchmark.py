@@ -16,6 +16,7 @@ from srgan_ray.data.crops import MIXED
 from srgan_ray.data.degrade import DEGRADATIONS, SCALE, matlab_bicubic_up
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.diagnostics import checkerboard, colour_drift, consistency_db
+from srgan_ray.evaluation.lpips import Lpips, measure_lpips
 from srgan_ray.evaluation.metrics import BORDER_PX, Measurement, Protocol, as_json, average, measure
 from srgan_ray.evaluation.niqe import BLOCK_PX, MIN_BLOCKS, PristineModel, count_blocks, load_pristine_model, niqe
 from srgan_ray.evaluation.perception import measure_swd
@@ -51,6 +52,9 @@ class EvaluateConfig:
     """Folder for LR | bicubic | SR | HR pictures."""
     niqe_model: str = ""
     """NIQE's pristine model, an .npz; adds the column niqe."""
+    lpips_weights: str = ""
+    """ImageNet weights for LPIPS: cached (torchvision's AlexNet, if it is there), imagenet (downloads it), or a FILE of
+    alexnet or vgg16; adds the column lpips."""
 
 
 class Pair(NamedTuple):
@@ -66,9 +70,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     degradation = config.degradation or (FROM_FILES if config.lr else "matlab_bicubic")
     pairs = load_pairs(config.hr, config.lr, degradation)
     pristine = load_pristine(config.niqe_model, pairs) if config.niqe_model else None
+    lpips = load_lpips(config.lpips_weights, pairs) if config.lpips_weights else None
     generator, card = load_generator(find_generator(config.generator))
     upscalers: dict[str, Upscale] = {card.name: Upscaler(generator, config.precision)}
-    table = compare(pairs, upscalers, degradation, Path(config.pictures) if config.pictures else None, pristine)
+    pictures = Path(config.pictures) if config.pictures else None
+    table = compare(pairs, upscalers, degradation, pictures, pristine, lpips)
     print(format_table(table), file=sys.stderr)
     if not config.lr and card.degradation not in (MIXED, degradation):
         print(f"note: trained on LR by {card.degradation}, measured on {degradation}", file=sys.stderr)
@@ -90,6 +96,19 @@ def load_pristine(path: str, pairs: Sequence[Pair]) -> PristineModel:
                 f"wanted {MIN_BLOCKS} blocks of {BLOCK_PX}x{BLOCK_PX} inside a border of {BORDER_PX}"
             )
     return load_pristine_model(path)
+
+
+def load_lpips(weights: str, pairs: Sequence[Pair]) -> Lpips:
+    """LPIPS's network, for these pairs. Raises InputError for one that is too small."""
+    lpips = Lpips(weights)
+    for pair in pairs:
+        height, width = pair.hr.shape[:2]
+        if min(height, width) < lpips.min_side_px:
+            raise InputError(
+                f"--lpips-weights {weights}: {pair.name} has {width}x{height} pixels; "
+                f"wanted {lpips.min_side_px} or more each side for {lpips.name}"
+            )
+    return lpips
 
 
 def load_pairs(hr_folder: str, lr_folder: str, degradation: str) -> list[Pair]:
@@ -130,6 +149,7 @@ def compare(
     degradation: str,
     pictures: Path | None = None,
     pristine: PristineModel | None = None,
+    lpips: Lpips | None = None,
 ) -> dict[str, dict[str, Measurement]]:
     """Measure each upscaler and bicubic on the same pairs: name to metric to Measurement.
 
@@ -146,7 +166,7 @@ def compare(
     rows = {
         name: measure([(pair.hr, sr) for pair, sr in zip(pairs, srs)], degradation, data_hash)
         | measure_alone(srs, degradation, data_hash, pristine)
-        | measure_agreement(pairs, srs, degradation, data_hash)
+        | measure_agreement(pairs, srs, degradation, data_hash, lpips)
         for name, srs in results.items()
     }
     return {**rows, TRUTH: measure_alone([pair.hr for pair in pairs], degradation, data_hash, pristine)}
@@ -165,13 +185,15 @@ def measure_alone(
 
 
 def measure_agreement(
-    pairs: Sequence[Pair], srs: Sequence[np.ndarray], degradation: str, data_hash: str
+    pairs: Sequence[Pair], srs: Sequence[np.ndarray], degradation: str, data_hash: str, lpips: Lpips | None = None
 ) -> dict[str, Measurement]:
-    """`colour_drift` and `swd` from HR, and `consistency` with LR unless LR was given: how it was made is not known
-    then."""
+    """`colour_drift`, `swd` and, where there are weights, `lpips` from HR, and `consistency` with LR unless LR was
+    given: how it was made is not known then."""
     protocol = Protocol("colour_drift", "rgb", degradation, data_hash, border_px=0)
     measured = {"colour_drift": average((colour_drift(sr, pair.hr) for pair, sr in zip(pairs, srs)), protocol)}
     measured["swd"] = measure_swd(srs, [pair.hr for pair in pairs], protocol)
+    if lpips:
+        measured["lpips"] = measure_lpips(lpips, srs, [pair.hr for pair in pairs], protocol)
     if degradation in DEGRADATIONS:
         values = (consistency_db(sr, pair.lr, degradation) for pair, sr in zip(pairs, srs))
         measured["consistency"] = average(values, dataclasses.replace(protocol, metric="consistency"))

@@ -11,8 +11,9 @@ from srgan_ray.data.degrade import matlab_bicubic_up
 from srgan_ray.data.feed import decode_row
 from srgan_ray.data.shard_set import ShardSet
 from srgan_ray.errors import InputError
-from srgan_ray.evaluation.benchmark import Pair, load_pristine
+from srgan_ray.evaluation.benchmark import Pair, load_lpips, load_pristine
 from srgan_ray.evaluation.diagnostics import checkerboard, colour_drift, consistency_db
+from srgan_ray.evaluation.lpips import measure_lpips
 from srgan_ray.evaluation.metrics import Measurement, Protocol, average, psnr
 from srgan_ray.evaluation.niqe import niqe
 from srgan_ray.evaluation.perception import measure_swd
@@ -67,20 +68,28 @@ def measure_pair(val_pair: ValPair, sr: np.ndarray) -> dict[str, float]:
 class Judge:
     """Measures generators on the same validation photographs, whole.
 
-    Raises InputError for photographs or a pristine model that cannot be used.
+    Raises InputError for photographs, a pristine model or weights that cannot be used.
     """
 
     def __init__(
-        self, data: str, degradation: str, max_photographs: int, precision: str = "auto", niqe_model: str = ""
+        self,
+        data: str,
+        degradation: str,
+        max_photographs: int,
+        precision: str = "auto",
+        niqe_model: str = "",
+        lpips_weights: str = "",
     ) -> None:
         self._pairs, data_hash = load_val_pairs(data, degradation, max_photographs)
         self._precision = precision
-        self._pristine = load_pristine(niqe_model, [pair.pair for pair in self._pairs]) if niqe_model else None
+        pairs = [pair.pair for pair in self._pairs]
+        self._pristine = load_pristine(niqe_model, pairs) if niqe_model else None
+        self._lpips = load_lpips(lpips_weights, pairs) if lpips_weights else None
         self._protocol = Protocol("psnr", "y", degradation, f"{data_hash}, {len(self._pairs)} of val")
 
     def __call__(self, generator: Generator) -> Figures:
-        """What `measure_pair` measures, as means, and `perception`, lower is better: NIQE where there is a pristine
-        model, else the sliced Wasserstein distance."""
+        """What `measure_pair` measures, as means, and `perception`, lower is better: LPIPS where there are weights,
+        else NIQE where there is a pristine model, else the sliced Wasserstein distance."""
         upscale = Upscaler(generator, self._precision)
         srs = [upscale(pair.pair.lr) for pair in self._pairs]
         rows = [measure_pair(pair, sr) for pair, sr in zip(self._pairs, srs)]
@@ -93,10 +102,13 @@ class Judge:
         return dataclasses.replace(self._protocol, metric=name.removesuffix("_db"), colour="rgb", border_px=0)
 
     def _perception(self, srs: list[np.ndarray]) -> Measurement:
+        hrs = [pair.pair.hr for pair in self._pairs]
+        if self._lpips:
+            return measure_lpips(self._lpips, srs, hrs, self._protocol)
         if self._pristine:
             protocol = dataclasses.replace(self._protocol, metric="niqe", model_hash=self._pristine.hash)
             return average((niqe(sr, self._pristine) for sr in srs), protocol)
-        return measure_swd(srs, [pair.pair.hr for pair in self._pairs], self._protocol)
+        return measure_swd(srs, hrs, self._protocol)
 
 
 def values_of(figures: Figures) -> dict[str, float]:

@@ -9,7 +9,7 @@ from skimage.metrics import structural_similarity
 
 PEAK = 255.0
 BORDER_PX = 4
-LOWER_IS_BETTER = frozenset({"niqe", "swd", "checkerboard", "colour_drift"})
+LOWER_IS_BETTER = frozenset({"lpips", "niqe", "swd", "checkerboard", "colour_drift"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Protocol:
     """How a number was measured; two numbers compare only where all of it is equal."""
 
     metric: str
-    """psnr (dB), ssim (Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5), niqe, or one of the diagnostics."""
+    """psnr (dB), ssim (Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5), niqe, lpips, or a diagnostic."""
     colour: str
     """y (studio range, 16…235) or rgb."""
     degradation: str
@@ -30,12 +30,13 @@ class Protocol:
     """SR is rounded to 8 bit before measuring."""
     average: str = "mean over images"
     model_hash: str = ""
-    """Of the pristine model, for niqe."""
+    """Of the pristine model, for niqe; of the network's weights, for lpips."""
 
     def __str__(self) -> str:
         return (
             f"{self.metric} on {self.colour}, border {self.border_px} px, LR by {self.degradation}, "
             f"SR rounded to {self.rounding}, {self.average}, data {self.data_hash}"
+            + (f", model {self.model_hash}" if self.model_hash else "")
         )
 
 

@@ -5,6 +5,7 @@ convolution less in the last three, cut at the same place.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,8 +16,8 @@ from srgan_ray.models.layers import ConvLeakyReLU
 
 CACHED, IMAGENET, RANDOM = "cached", "imagenet", "random"
 LAST_RELU = {"vgg19": 36, "vgg16": 30}  # length of torchvision's features up to the ReLU before the last pooling
-NUM_TENSORS_VGG19 = 32  # weights and biases of its 16 convolutions
 FEATURE_SCALE = 1 / 12.75
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # which torchvision's networks expect
 _WAYS_OUT = (
     f"give --vgg-weights {IMAGENET} to download them (548 MB), --vgg-weights FILE.pth for a copy of "
     f"torchvision's vgg19 or vgg16 weights, or --vgg-weights {RANDOM} for a seeded random VGG19, which is "
@@ -38,8 +39,8 @@ class VGGFeatures(nn.Module):
         super().__init__()
         self.layers = _join(layers).eval().requires_grad_(False)
         self.stamp = stamp
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers((images - self.mean) / self.std) * FEATURE_SCALE
@@ -56,46 +57,54 @@ def load_vgg(weights: str) -> VGGFeatures:
     Raises InputError where the weights are not to be had or do not fit.
     """
     if weights == RANDOM:
-        return VGGFeatures(_initialise(_build("vgg19")), "random, seed 0")
-    path = _find_weights(weights)
+        return VGGFeatures(_initialise(_build("vgg19", LAST_RELU["vgg19"]).to_empty(device="cpu")), "random, seed 0")
+    from torchvision.models import VGG19_Weights  # takes a second and a half, and only this stage needs it
+
+    path = find_weights("--vgg-weights", weights, VGG19_Weights.IMAGENET1K_V1.url, _WAYS_OUT)
+    name, layers = load_features("--vgg-weights", path, LAST_RELU)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    return VGGFeatures(layers, f"{name}, {path.name}, sha256 {digest}…")
+
+
+def load_features(setting: str, path: Path, lengths: Mapping[str, int]) -> tuple[str, nn.Sequential]:
+    """Of the networks of torchvision that `lengths` names, the one that a file holds the state dict of, and so many
+    layers of its features. Raises InputError, naming the setting, for another file."""
     try:
         state = {
             name.removeprefix("features."): tensor
             for name, tensor in torch.load(path, map_location="cpu", weights_only=True).items()
             if name.startswith("features.")
         }
-        name = "vgg19" if len(state) == NUM_TENSORS_VGG19 else "vgg16"
-        layers = _build(name)
-        layers.load_state_dict(state)
+        built = {name: _build(name, length) for name, length in lengths.items()}
+        [name] = [name for name, layers in built.items() if layers.state_dict().keys() == state.keys()]
+        built[name].load_state_dict(state, assign=True)
     except Exception as error:  # torch.load raises nearly anything for a file that is not its own
         raise InputError(
-            f"--vgg-weights {path} is no state dict of torchvision's vgg19 or vgg16 ({type(error).__name__})"
+            f"{setting} {path} is no state dict of torchvision's {' or '.join(lengths)} ({type(error).__name__})"
         ) from error
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    return VGGFeatures(layers, f"{name}, {path.name}, sha256 {digest}…")
+    return name, built[name]
 
 
-def _build(name: str) -> nn.Sequential:
-    import torchvision  # takes a second and a half, and only this stage needs it
+def _build(name: str, length: int) -> nn.Sequential:
+    from torchvision.models import get_model
 
-    vgg = getattr(torchvision.models, name)(init_weights=False)
-    layers: nn.Sequential = vgg.features[: LAST_RELU[name]]
+    with torch.device("meta"):  # their values come later, and what is not taken costs nothing
+        layers: nn.Sequential = get_model(name).features[:length]
     return layers
 
 
-def _find_weights(weights: str) -> Path:
-    from torchvision.models import VGG19_Weights
-
-    url = VGG19_Weights.IMAGENET1K_V1.url
+def find_weights(setting: str, weights: str, url: str, ways_out: str) -> Path:
+    """The file of `cached`, `imagenet` (downloaded from `url` if need be) or a FILE. Raises InputError, naming the
+    setting and the ways out, where it is not to be had."""
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if weights == IMAGENET and not cached.is_file():
         try:
             torch.hub.load_state_dict_from_url(url, check_hash=True, weights_only=True)
         except Exception as error:
-            raise InputError(f"--vgg-weights {IMAGENET}: {url} cannot be downloaded ({error}); {_WAYS_OUT}") from error
+            raise InputError(f"{setting} {IMAGENET}: {url} cannot be downloaded ({error}); {ways_out}") from error
     path = cached if weights in (CACHED, IMAGENET) else Path(weights)
     if not path.is_file():
-        raise InputError(f"no VGG weights at {path} (--vgg-weights {weights}); {_WAYS_OUT}")
+        raise InputError(f"no weights at {path} ({setting} {weights}); {ways_out}")
     return path
 
 

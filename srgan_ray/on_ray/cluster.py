@@ -1,5 +1,6 @@
 """What the connected cluster has to give."""
 
+import math
 import sys
 from typing import NamedTuple
 
@@ -63,7 +64,7 @@ def share_for_trials(concurrent: int, num_workers: int) -> TrialShare:
     """For trials of so many workers, `concurrent` at a time; 0: as many as GPUs, or else CPUs, suffice for.
 
     Trials of one worker share a GPU where there are more of them than GPUs. Raises InputError where there are not
-    enough CPUs.
+    enough CPUs, or GPUs for workers that get a whole one each.
     """
     num_cpus, num_gpus = total_cpus(), sum(int(node.get("GPU", 0)) for node in _nodes())
     num_trials = concurrent or max(1, (num_gpus or num_cpus) // num_workers)
@@ -72,8 +73,14 @@ def share_for_trials(concurrent: int, num_workers: int) -> TrialShare:
             f"--concurrent {num_trials} with --num-workers {num_workers}; the cluster has {num_cpus} CPUs: "
             "wanted one for each worker"
         )
+    if num_workers > 1 and num_gpus and num_trials * num_workers > num_gpus:
+        raise InputError(
+            f"--concurrent {num_trials} with --num-workers {num_workers}; the cluster has {num_gpus} GPUs: "
+            "wanted one for each worker"
+        )
     share = min(num_cpus // (num_trials * num_workers), int(largest_node()["CPU"]))
-    return TrialShare(share, min(1, num_gpus / num_trials), num_trials)
+    share_of_gpu = 1 / math.ceil(num_trials / num_gpus) if num_gpus else 0
+    return TrialShare(share, share_of_gpu, num_trials)
 
 
 class Pool(NamedTuple):

@@ -36,9 +36,9 @@ RESIZE_CHECK_S = 15  # an elastic run looks so often whether nodes have come
 PEER_TIMEOUT_S = 3600  # ranks wait while rank 0 writes down what was validated
 
 
-def fit(config: RunConfig, report: Report | None = None, num_cpus: int = 0) -> dict[str, Any]:
-    """Run, or go on with, what `config` says; returns a summary. Without a `report` it shows a progress bar and a line
-    for each validation. Each worker gets `num_cpus`; 0: as many as there are for all of them.
+def fit(config: RunConfig, report: Report | None = None, num_cpus: int = 0, last_step: int = 0) -> dict[str, Any]:
+    """Run, or go on with, what `config` says up to `last_step` (0: all of it); returns a summary. Without a `report` it
+    shows a progress bar and a line for each validation. Each worker gets `num_cpus`; 0: as many as there are for all.
 
     Raises InputError where the cluster has too few CPUs, where another command is at work in the run folder, and where
     a worker gives up with one; ray.train's TrainingFailedError where workers died more than MAX_RESTARTS times between
@@ -47,25 +47,25 @@ def fit(config: RunConfig, report: Report | None = None, num_cpus: int = 0) -> d
     folder = RunFolder(config.out)
     with folder.locked():
         with contextlib.nullcontext(report) if report else ProgressBar(config.loop.steps) as shown:
-            _fit_while_it_advances(config, num_cpus, shown)
+            _fit_while_it_advances(config, num_cpus, last_step, shown)
         folder.write_report()
         return folder.summary()
 
 
-def _fit_while_it_advances(config: RunConfig, num_cpus: int, report: Report) -> None:
+def _fit_while_it_advances(config: RunConfig, num_cpus: int, last_step: int, report: Report) -> None:
     """Ray Train counts the deaths of a whole run: where spot machines come and go, it would give up in the end."""
     checkpoints = Folder(below(config.out, CHECKPOINTS))
     while True:
         before = sealed(checkpoints)
         try:
-            return _fit_and_tell(*_make_trainer(config, num_cpus), report)
+            return _fit_and_tell(*_make_trainer(config, num_cpus, last_step), report)
         except TrainingFailedError:
             if sealed(checkpoints)[-1:] <= before[-1:]:
                 raise
             report.say(f"workers died {MAX_RESTARTS + 1} times; going on, since there are new checkpoints")
 
 
-def _make_trainer(config: RunConfig, num_cpus: int) -> tuple[TorchTrainer, Any]:
+def _make_trainer(config: RunConfig, num_cpus: int, last_step: int) -> tuple[TorchTrainer, Any]:
     most_cpus, use_gpu = share_for(config.worker_counts)
     if config.min_workers:  # Ray Train would wait 60 s for the nodes that have gone
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
@@ -74,7 +74,7 @@ def _make_trainer(config: RunConfig, num_cpus: int) -> tuple[TorchTrainer, Any]:
     board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()  # workers' nodes may go
     return TorchTrainer(
         _train_loop_per_worker,
-        train_loop_config={"config": to_dict(config), "num_threads": num_cpus, "board": board},
+        train_loop_config={"config": to_dict(config), "num_threads": num_cpus, "board": board, "last_step": last_step},
         torch_config=TorchOnNodes(timeout_s=PEER_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]  # statically Ray Train v1's, as below
             num_workers=(config.min_workers, config.num_workers)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def _train_loop_per_worker(settings: dict[str, Any]) -> None:
     )
     config, board = from_dict(settings["config"]), settings["board"]
     try:
-        run(config, worker, BoardReport(board, worker.rank))
+        run(config, worker, BoardReport(board, worker.rank), settings["last_step"])
     except (InputError, FloatingPointError) as error:  # would be the same after a restart
         ray.get(board.give_up.remote(str(error)))
 

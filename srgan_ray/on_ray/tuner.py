@@ -7,6 +7,8 @@ Tune's own files: a search that is started again begins a new Tune experiment wi
 import dataclasses
 import json
 import os
+from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import ray
@@ -22,12 +24,15 @@ from srgan_ray.on_ray import trainer
 from srgan_ray.on_ray.cluster import TrialShare, share_for_trials
 from srgan_ray.search.config import TuneConfig
 from srgan_ray.search.folder import SearchFolder
+from srgan_ray.search.population import exchange, leg_end, num_legs
 from srgan_ray.search.progress import Progress
 from srgan_ray.search.search import make_judge, training_of
 from srgan_ray.search.space import Space
-from srgan_ray.search.trials import FAILED, FINISHED, RUNNING, STOPPED, Trial, next_trial
+from srgan_ray.search.trials import FAILED, FINISHED, RUNNING, STOPPED, Trial, format_settings, next_trial
 from srgan_ray.training import plain
 from srgan_ray.training.folder import RAY_FILES, RunFolder
+from srgan_ray.training.loop import LoopConfig
+from srgan_ray.training.run import load_latest
 
 NOTHING_YET = {"step": 0, "loss_val": 0.0, "elapsed_s": 0.0}
 # Of a trial whose workers have the CPUs; Tune does not take nothing, and a hundredth of a CPU is missing from the last.
@@ -56,11 +61,9 @@ def _make_tuner(config: TuneConfig, book: "Book", share: TrialShare) -> ray.tune
     return ray.tune.Tuner(
         ray.tune.with_resources(trainable, resources),
         tune_config=ray.tune.TuneConfig(
-            metric="loss_val",
-            mode="min",
             search_alg=book,
-            scheduler=_scheduler(config),
-            num_samples=book.num_left,
+            scheduler=_scheduler(config, book.trials),
+            num_samples=book.num_left * num_legs(config),
             max_concurrent_trials=share.num_trials,
             reuse_actors=True,  # a new process would import torch again, for seconds
         ),
@@ -73,20 +76,45 @@ def _make_tuner(config: TuneConfig, book: "Book", share: TrialShare) -> ray.tune
     )
 
 
-def _scheduler(config: TuneConfig) -> Any:
+def _scheduler(config: TuneConfig, trials: Sequence[Trial]) -> Any:
     """The hopeless are stopped by `loss_val`, which does not depend on the weights that are tried."""
     if not config.stop_early:
         return FIFOScheduler()
-    return StopHopeless(
-        time_attr="step",
-        grace_period=config.loop.evaluate_every,
-        max_t=config.loop.steps + 1,  # at which it would stop every trial, before its generator is measured
-        reduction_factor=2,
-    )
+    return StopHopeless(config.loop, SearchFolder(config.out), trials)
 
 
 class StopHopeless(ASHAScheduler):
-    """ASHA, which never stops a baseline: the others are compared with it."""
+    """ASHA, which never stops a baseline: the others are compared with it.
+
+    What trials came to before the command was started again counts, as if it had not been killed.
+    """
+
+    def __init__(self, loop: LoopConfig, folder: SearchFolder, trials: Sequence[Trial]) -> None:
+        super().__init__(
+            time_attr="step",
+            metric="loss_val",
+            mode="min",
+            grace_period=loop.evaluate_every,
+            max_t=loop.steps + 1,  # at which it would stop every trial, before its generator is measured
+            reduction_factor=2,
+        )
+        self._interrupted: dict[int, RunFolder] = {}
+        for trial in trials:
+            run = RunFolder(folder.run_of(trial))
+            if trial.status == RUNNING:
+                self._interrupted[trial.number] = run
+            else:
+                self._add(None, SimpleNamespace(trial_id=trial.name), run.metrics())
+
+    def _add(self, tune_controller: Any, trial: Any, rows: Iterable[dict[str, Any]]) -> None:
+        super().on_trial_add(tune_controller, trial)
+        for row in rows:
+            super().on_trial_result(tune_controller, trial, row)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """One that was interrupted goes on with what it was judged by: what comes after its checkpoint comes again."""
+        run = self._interrupted.get(trial.config["trial"].number)
+        self._add(tune_controller, trial, run.settled_metrics() if run else ())
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether the trial goes on."""
@@ -97,15 +125,16 @@ class StopHopeless(ASHAScheduler):
 def _train(settings: dict[str, Any], config: TuneConfig, share: TrialShare) -> None:
     """A trial, in its own process. What a restart would not help is reported, not raised."""
     torch.set_num_threads(share.num_cpus)
-    training = training_of(config, settings["trial"])
+    training, last_step = training_of(config, settings["trial"]), leg_end(config, settings["trial"])
     report = TuneReport()
     try:
         if training.num_workers == 1:
-            plain.fit(training, report)  # here: Ray Train would start a process for it, in 10 s
+            plain.fit(training, report, last_step)  # here: Ray Train would start a process for it, in 10 s
         else:
-            trainer.fit(training, report, share.num_cpus)
+            trainer.fit(training, report, share.num_cpus, last_step)
         folder = RunFolder(training.out)
-        generator, _ = load_generator(folder.generator_file)
+        is_whole = last_step == training.loop.steps  # else it is measured as it goes on, not as it was at its best
+        generator = load_generator(folder.generator_file)[0] if is_whole else load_latest(training)
         ray.tune.report({**brief(folder.metrics()[-1]), "figures": json.dumps(as_json(make_judge(config)(generator)))})
     except (InputError, FloatingPointError) as error:
         ray.tune.report({**(report.last or NOTHING_YET), "error": " ".join(str(error).split())})
@@ -141,28 +170,52 @@ class Book(Searcher):
         super().__init__(metric="loss_val", mode="min")
         self._config, self._space, self._folder, self._progress = config, space, folder, progress
         self.trials = folder.trials()
-        self._unfinished = [trial for trial in self.trials if trial.status == RUNNING]
+        self._waiting = [trial for trial in self.trials if trial.status == RUNNING and not trial.figures]
         self._numbers: dict[str, int] = {}  # of the running trials, by Tune's names for them
         progress.show(self.trials)
 
     @property
     def num_left(self) -> int:
         """Trials that are yet to begin, or to be gone on with."""
-        return self._config.num_trials - len(self.trials) + len(self._unfinished)
+        return self._config.num_trials - sum(trial.status != RUNNING for trial in self.trials)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """A trial that was interrupted, else a new one."""
-        if self._unfinished:
-            trial = self._unfinished.pop(0)
-        else:
-            following = next_trial(self._config, self._space, self.trials)
-            if following is None:
-                return Searcher.FINISHED  # type: ignore[return-value]  # as Ray documents it
-            trial = following
-            self.trials.append(trial)
-            self._folder.write_trials(self.trials)
+        """A trial that was interrupted, else a new one; in a population, where all have begun and none is under way,
+        one that goes on. None where others are waited for."""
+        if not self._waiting:
+            self._refill()
+        if not self._waiting:
+            return None if self._is_under_way() else Searcher.FINISHED  # type: ignore[return-value]  # as documented
+        trial = self._waiting.pop(0)
         self._numbers[trial_id] = trial.number
         return {"trial": trial}
+
+    def _refill(self) -> None:
+        if following := next_trial(self._config, self._space, self.trials):
+            self.trials.append(following)
+            self._waiting = [following]
+            self._folder.write_trials(self.trials)
+        elif self._config.population and not self._is_under_way():
+            self._exchange()
+
+    def _is_under_way(self) -> bool:
+        """Whether a trial of a population is in the middle of a leg."""
+        under_way = [self.trials[number] for number in self._numbers.values()]
+        return self._config.population and any(not trial.is_baseline for trial in under_way)
+
+    def _exchange(self) -> None:
+        """Between two legs. The rows are written last: a command that is killed before does the very same again."""
+        members = [trial for trial in self.trials if trial.status == RUNNING and trial.figures]
+        self._waiting = exchange(self._config, self._space, members)
+        for trial in self._waiting:
+            source = trial.legs[-1].went_on_from
+            if source is not None:
+                self._folder.take_over(trial, self.trials[source])
+                reached = f"trial {trial.number} goes on from trial {source}'s checkpoint of step {trial.step}"
+                self._progress.say(f"{reached} ({format_settings(trial)})")
+        for trial in self._waiting:
+            self.trials[trial.number] = trial
+        self._folder.write_trials(self.trials)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A validation, which the console shows."""
@@ -171,7 +224,8 @@ class Book(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The row is written."""
         number = self._numbers.pop(trial_id)
-        self.trials[number] = dataclasses.replace(self.trials[number], **_outcome(result or {}, error))
+        outcome = _outcome(result or {}, error, self._config.loop.steps)
+        self.trials[number] = dataclasses.replace(self.trials[number], **outcome)
         self._folder.write_trials(self.trials)
         self._progress.show(self.trials)
 
@@ -182,7 +236,7 @@ class Book(Searcher):
         """Nothing."""
 
 
-def _outcome(result: dict[str, Any], has_died: bool) -> dict[str, Any]:
+def _outcome(result: dict[str, Any], has_died: bool, num_steps: int) -> dict[str, Any]:
     """What is to be changed in a trial's row, by its last report."""
     reached = {"step": result.get("step", 0), "seconds": round(result.get("elapsed_s", 0.0), 1)}
     if has_died:
@@ -192,4 +246,5 @@ def _outcome(result: dict[str, Any], has_died: bool) -> dict[str, Any]:
         return {"status": FAILED, **reached, "error": result["error"]}
     if "figures" not in result:
         return {"status": STOPPED, **reached}
-    return {"status": FINISHED, **reached, "figures": from_json(json.loads(result["figures"]))}
+    status = FINISHED if result["step"] == num_steps else RUNNING  # at the end of a leg
+    return {"status": status, **reached, "figures": from_json(json.loads(result["figures"]))}

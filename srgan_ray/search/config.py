@@ -37,8 +37,15 @@ class TuneConfig(TrainConfig):
     how far figures differ by chance."""
     stop_early: bool = False
     """Stop trials whose loss_val is hopeless beside the others' at the same step (ASHA)."""
+    population: bool = False
+    """Population-based training: at each validation the trials that most others beat go on from the checkpoints of
+    better ones, with learning rates and loss weights near theirs. Their first settings are drawn."""
     niqe_model: str = ""
-    """NIQE's pristine model, an .npz; perception is measured by it then, and by sliced Wasserstein distance without."""
+    """NIQE's pristine model, an .npz: perception is measured by it then."""
+    lpips_weights: str = ""
+    """ImageNet weights for LPIPS, by which perception is measured then: cached (torchvision's AlexNet, if it is there),
+    imagenet (downloads it), or a FILE of alexnet or vgg16. Without these and NIQE's model, perception is sliced
+    Wasserstein distance."""
     choose: str = KNEE
     """Which trial's generator is kept: the front's knee, its best in psnr or in perception, or a trial's number."""
 
@@ -49,8 +56,23 @@ class TuneConfig(TrainConfig):
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}; wanted {least} or more")
         if self.sampler not in SAMPLERS:
             raise InputError(f"--sampler {self.sampler}; wanted one of {', '.join(SAMPLERS)}")
+        if self.niqe_model and self.lpips_weights:
+            raise InputError("--niqe-model with --lpips-weights; wanted one of them: perception is one figure")
+        if self.population:
+            self._check_population()
         if self.choose not in CHOICES and not self.choose.isdecimal():
             raise InputError(f"--choose {self.choose}; wanted one of {', '.join(CHOICES)}, or a trial's number")
+
+    def _check_population(self) -> None:
+        if self.stop_early:
+            raise InputError("--population with --stop-early; wanted one of them: the worst are replaced or stopped")
+        if self.trials < 2:
+            raise InputError(f"--trials {self.trials} with --population; wanted 2 or more")
+        if self.loop.evaluate_every >= self.loop.steps:
+            raise InputError(
+                f"--evaluate-every {self.loop.evaluate_every} of --steps {self.loop.steps} with --population, which "
+                "changes settings at validations; wanted fewer steps between them"
+            )
 
     @property
     def num_trials(self) -> int:

@@ -18,12 +18,14 @@ from srgan_ray.evaluation.metrics import as_json, from_json
 from srgan_ray.models.artifact import FILE_NAME
 from srgan_ray.search.config import TuneConfig
 from srgan_ray.search.front import find_front, find_spread, gains
+from srgan_ray.search.population import schedule_of
 from srgan_ray.search.report import render_search_report
-from srgan_ray.search.trials import Trial
+from srgan_ray.search.trials import Leg, Trial
 from srgan_ray.training.folder import RunFolder, check_same
 
 SEARCH, TRIALS, FRONT, RUNS = "search.json", "trials.jsonl", "front.json", "trials"
 FREE_TO_CHANGE = {"data", "out", "trials", "concurrent", "choose"}
+FIXED_IN_POPULATIONS = {"trials"}  # one that came later would have nobody to be compared with
 
 
 class SearchFolder:
@@ -43,7 +45,8 @@ class SearchFolder:
             return
         recorded = json.loads(self._folder.read(SEARCH))
         now = json.loads(json.dumps(_describe(config)))  # tuples as the lists that were read
-        check_same(f"--out {self._folder} holds a search", recorded, now, FREE_TO_CHANGE)
+        free = FREE_TO_CHANGE - FIXED_IN_POPULATIONS if config.population else FREE_TO_CHANGE
+        check_same(f"--out {self._folder} holds a search", recorded, now, free)
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other commands of this machine out of the folder. InputError where one is at work in it."""
@@ -61,18 +64,29 @@ class SearchFolder:
         """The trials by their number."""
         if not self._folder.has(TRIALS):
             return []
-        return [_from_row(json.loads(line)) for line in self._folder.read(TRIALS).splitlines()]
+        return [from_row(json.loads(line)) for line in self._folder.read(TRIALS).splitlines()]
 
     def write_trials(self, trials: Iterable[Trial]) -> None:
         """Replace the rows."""
         self._folder.write(TRIALS, "".join(json.dumps(_to_row(trial)) + "\n" for trial in trials).encode())
+
+    def take_over(self, trial: Trial, source: Trial) -> None:
+        """Put what another trial's run folder holds into this one's."""
+        RunFolder(self.run_of(trial)).take_over(RunFolder(self.run_of(source)))
 
     def finish(self, config: TuneConfig, trials: Sequence[Trial], chosen: Trial | None) -> None:
         """Write the front, the report, and the chosen trial's generator."""
         front, spread = find_front(trials), find_spread(trials)
         described = {
             "chosen": chosen.number if chosen else None,
-            "front": [{**_to_row(trial), "gain_over_baseline": gains(trial, trials)} for trial in front],
+            "front": [
+                {
+                    **_to_row(trial),
+                    "gain_over_baseline": gains(trial, trials),
+                    "schedule": [stretch._asdict() for stretch in schedule_of(trial, trials)],
+                }
+                for trial in front
+            ],
             "spread_of_baselines": spread,
         }
         self._folder.write(FRONT, (json.dumps(described, indent=2) + "\n").encode())
@@ -114,5 +128,7 @@ def _to_row(trial: Trial) -> dict[str, Any]:
     return {**dataclasses.asdict(trial), "figures": as_json(trial.figures)}
 
 
-def _from_row(row: dict[str, Any]) -> Trial:
-    return Trial(**{**row, "figures": from_json(row["figures"])})
+def from_row(row: dict[str, Any]) -> Trial:
+    """A trial as its row in `trials.jsonl` has it."""
+    legs = tuple(Leg(**leg) for leg in row.get("legs", ()))  # which rows of before there were populations have not
+    return Trial(**{**row, "figures": from_json(row["figures"]), "legs": legs})

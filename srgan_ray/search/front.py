@@ -16,7 +16,7 @@ OBJECTIVES = (PSNR, PERCEPTION)
 def find_front(trials: Sequence[Trial]) -> list[Trial]:
     """The finished, healthy trials that no other of them equals or beats in both objectives, by rising psnr."""
     healthy = [trial for trial in trials if trial.status == FINISHED and not trial.faults]
-    front = [trial for trial in healthy if not any(_beats(other, trial) for other in healthy)]
+    front = [trial for trial in healthy if not any(beats(other, trial) for other in healthy)]
     return sorted(front, key=lambda trial: trial.figures[PSNR].value)
 
 
@@ -86,7 +86,8 @@ def verdict(gain: float, spread: float | None) -> str:
     return "better" if gain > 0 else "worse"
 
 
-def _beats(other: Trial, trial: Trial) -> bool:
+def beats(other: Trial, trial: Trial) -> bool:
+    """Whether it is better in one objective and not worse in the other; of equal ones, the first beats."""
     differences = [_gain(other, trial, objective) for objective in OBJECTIVES]
     return min(differences) >= 0 and (max(differences) > 0 or other.number < trial.number)
 

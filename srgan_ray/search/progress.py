@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from srgan_ray.search.config import PERCEPTION, PSNR, TuneConfig
 from srgan_ray.search.front import find_front, find_knee
-from srgan_ray.search.trials import RUNNING, Trial, format_setting
+from srgan_ray.search.trials import RUNNING, Trial, format_settings
 
 
 class Progress:
@@ -37,11 +37,15 @@ class Progress:
             self._steps[trial.number] = self._num_steps  # one that ended early leaves nothing to do either
             if trial.number not in self._shown:
                 self._shown.add(trial.number)
-                self._bar.write(format_trial(trial), file=sys.stderr)
+                self.say(format_trial(trial))
         front = find_front(trials)
         knee = f", knee {find_knee(front).number} of {len(front)} on the front" if front else ""
         self._bar.set_description_str(f"{len(ended)}/{self._num_trials} trials{knee}", refresh=False)
         self._redraw()
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        self._bar.write(line, file=sys.stderr)
 
     def _redraw(self) -> None:
         self._bar.n = sum(self._steps.values())
@@ -50,8 +54,7 @@ class Progress:
 
 def format_trial(trial: Trial) -> str:
     """A trial that ended, as a line."""
-    settings = ", ".join(f"{path} {format_setting(value)}" for path, value in trial.settings.items())
-    name = f"{trial.name} ({settings})"
+    name = f"{trial.name} ({format_settings(trial)})"
     if not trial.figures:
         return f"{name}: {trial.status} at step {trial.step}{': ' * bool(trial.error)}{trial.error}"
     psnr, perception = trial.figures[PSNR], trial.figures[PERCEPTION]

@@ -23,6 +23,7 @@ from srgan_ray.data.page import (
 from srgan_ray.evaluation.benchmark import BICUBIC, split_panels
 from srgan_ray.search.config import PERCEPTION, PSNR, TuneConfig
 from srgan_ray.search.front import OBJECTIVES, find_front, find_knee, find_spread, gains, verdict
+from srgan_ray.search.population import schedule_of
 from srgan_ray.search.trials import FINISHED, Trial, format_setting
 
 GUARDS = ("colour_drift", "checkerboard", "consistency_db")
@@ -58,6 +59,7 @@ def render_search_report(
         *(_front(trials, chosen) if finished else ()),
         *_pictures(trials, samples),
         *(_settings(finished) if finished else ()),
+        *(_population(trials) if config.population else ()),
         *_all(trials),
     ]
     return document("Search: perception against distortion", FIGURES_STYLE + STYLE, parts)
@@ -88,11 +90,18 @@ def _flags(config: TuneConfig) -> list[Sequence[str]]:
     return [
         *to_flags(config.training),
         *(
-            (f"--{name.replace('_', '-')}", *(value if isinstance(value, tuple) else (str(value),)))
+            (f"--{name.replace('_', '-')}", *_words(value))
             for name, value in config.own_settings.items()
             if value != getattr(defaults, name)
         ),
     ]
+
+
+def _words(value: Any) -> Sequence[str]:
+    """What stands after a flag: nothing where the flag alone says it."""
+    if value is True:
+        return ()
+    return value if isinstance(value, tuple) else (str(value),)
 
 
 def _front(trials: Sequence[Trial], chosen: Trial | None) -> Iterator[str]:
@@ -178,6 +187,38 @@ def _settings(finished: Sequence[Trial]) -> Iterator[str]:
             ]
             yield f'<div class="chart"><h3>{escape(path)}</h3>{axes.draw(f"{objective} by {path}", marks)}</div>'
     yield "</div></section>"
+
+
+def _population(trials: Sequence[Trial]) -> Iterator[str]:
+    """Who went on from whom, and what the weights of each trial at its end went through."""
+    yield "<section><h2>The population</h2>"
+    yield (
+        '<p class="soft">At each validation the quarter that most others beat went on from the checkpoint of one that '
+        "no other beat, with settings near that one's.</p>"
+    )
+    head = ("", *(f"{objective} of {whose}" for whose in ("its own", "the other") for objective in OBJECTIVES))
+    exchanges = {
+        f"step {leg.step}: trial {trial.number} from trial {leg.went_on_from}": [
+            f"{figures[objective]:.3f}"
+            for figures in (leg.figures, trials[leg.went_on_from].legs[index].figures)
+            for objective in OBJECTIVES
+        ]
+        for trial in trials
+        for index, leg in enumerate(trial.legs)
+        if leg.went_on_from is not None
+    }
+    yield f'<div class="scroll">{table(head, exchanges)}</div>' if exchanges else "<p>None did.</p>"
+    yield '<p class="soft">The settings of each, from a step on, and the trial that had them:</p>'
+    schedules = {
+        f"trial {trial.number} from step {stretch.from_step}": [
+            f"trial {stretch.trial}",
+            *(format_setting(stretch.settings[path]) for path in _paths(trials)),
+        ]
+        for trial in trials
+        if not trial.is_baseline
+        for stretch in schedule_of(trial, trials)
+    }
+    yield f'<div class="scroll">{table(("", "", *_paths(trials)), schedules)}</div></section>'
 
 
 def _axes(xs: Sequence[float], ys: Sequence[float], x_unit: str, y_unit: str) -> Axes:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution
@@ -14,6 +15,7 @@ from srgan_ray.evaluation.judge import Judge
 from srgan_ray.search.config import TuneConfig
 from srgan_ray.search.folder import SearchFolder
 from srgan_ray.search.front import choose
+from srgan_ray.search.population import check_changeable
 from srgan_ray.search.space import Space, ends, parse_space
 from srgan_ray.search.trials import Trial
 from srgan_ray.training.run import check_inputs, with_absolute_paths
@@ -29,8 +31,12 @@ class Search:
         resolved = with_absolute_paths(config)
         assert isinstance(resolved, TuneConfig)
         self.space = _with_absolute_paths(parse_space(config.space, resolved.training), resolved)
+        if resolved.population:
+            check_changeable(self.space)
         if resolved.niqe_model:
             resolved = dataclasses.replace(resolved, niqe_model=absolute(resolved.niqe_model))
+        if Path(resolved.lpips_weights).is_file():
+            resolved = dataclasses.replace(resolved, lpips_weights=absolute(resolved.lpips_weights))
         self.config = resolved
         self._folder = SearchFolder(resolved.out)
         self._folder.check(resolved)
@@ -74,7 +80,12 @@ class Search:
 def make_judge(config: TuneConfig) -> Judge:
     """What measures every trial's generator."""
     return Judge(
-        config.data, config.crops.degradation, config.loop.max_val_photographs, config.precision, config.niqe_model
+        config.data,
+        config.crops.degradation,
+        config.loop.max_val_photographs,
+        config.precision,
+        config.niqe_model,
+        config.lpips_weights,
     )
 
 

@@ -18,12 +18,27 @@ LEAST_DRAWN = 4  # trials that TPE draws at random first; beyond that a quarter 
 
 
 @dataclasses.dataclass(frozen=True)
+class Leg:
+    """A part of a trial in a population, from one validation to the next, which is over; the last one is in the row."""
+
+    step: int
+    """At which it ended."""
+    settings: dict[str, Any]
+    """With which it was trained."""
+    figures: dict[str, float]
+    """Of the generator at its end; their protocols are those of the row's."""
+    went_on_from: int | None
+    """The trial whose checkpoint this one went on from then, with settings near that one's; None: its own."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Trial:
     """A row of `trials.jsonl`."""
 
     number: int
     settings: dict[str, Any]
-    """What differs from the training that all have in common, by dotted path; of a baseline, the seed alone."""
+    """What differs from the training that all have in common, by dotted path; of a baseline, the seed alone. In a
+    population, those of now or of the end."""
     status: str = RUNNING
     """running, finished, stopped (hopeless) or failed."""
     step: int = 0
@@ -31,9 +46,11 @@ class Trial:
     seconds: float = 0.0
     """Of training, up to then."""
     figures: Figures = dataclasses.field(default_factory=dict)
-    """Of a finished trial's generator."""
+    """Of a finished trial's generator; in a population also of one that waits for the others at the end of a leg."""
     error: str = ""
     """Why it failed."""
+    legs: tuple[Leg, ...] = ()
+    """In a population."""
 
     @property
     def is_baseline(self) -> bool:
@@ -67,8 +84,7 @@ def next_trial(config: TuneConfig, space: Space, trials: Iterable[Trial]) -> Tri
 
 
 def _suggest(config: TuneConfig, space: Space, trials: list[Trial], number: int) -> dict[str, Any]:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it tells of each study
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=_sampler(config, number))
+    study = _make_study(_sampler(config, number))
     for trial in trials:
         if trial.status == FINISHED:
             study.add_trial(_as_optunas(trial, space))
@@ -76,10 +92,24 @@ def _suggest(config: TuneConfig, space: Space, trials: list[Trial], number: int)
 
 
 def _sampler(config: TuneConfig, number: int) -> optuna.samplers.BaseSampler:
-    seed = int(np.random.SeedSequence((config.crops.seed, number)).generate_state(1)[0])
+    seed = _seed(config.crops.seed, number)
     if config.sampler == RANDOM:
         return optuna.samplers.RandomSampler(seed)
     return optuna.samplers.TPESampler(n_startup_trials=max(LEAST_DRAWN, config.trials // 4), seed=seed)
+
+
+def draw(space: Space, *seeds: int) -> dict[str, Any]:
+    """Settings at random."""
+    return _make_study(optuna.samplers.RandomSampler(_seed(*seeds))).ask(space).params
+
+
+def _make_study(sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it tells of each study
+    return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _as_optunas(trial: Trial, space: Space) -> optuna.trial.FrozenTrial:
@@ -95,3 +125,8 @@ def _as_optunas(trial: Trial, space: Space) -> optuna.trial.FrozenTrial:
 def format_setting(value: Any) -> str:
     """A setting's value, short enough for a table."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def format_settings(trial: Trial) -> str:
+    """All of a trial's."""
+    return ", ".join(f"{path} {format_setting(value)}" for path, value in trial.settings.items())

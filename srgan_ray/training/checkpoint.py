@@ -17,6 +17,7 @@ from srgan_ray.data.storage import Folder
 from srgan_ray.errors import InputError
 
 STATE, SEAL = "state.pt", "checkpoint.json"
+PREFIX = "step_"
 NUM_KEPT = 2  # beside the best
 
 Say = Callable[[str], None]
@@ -117,6 +118,12 @@ def sealed(folder: Folder) -> list[str]:
     return [file.removesuffix(f"/{SEAL}") for file in folder.names() if file.endswith(f"/{SEAL}")]
 
 
+def last_step(folder: Folder) -> int:
+    """Of the newest finished checkpoint in a folder; 0 where there is none."""
+    names = sealed(folder)
+    return int(names[-1].removeprefix(PREFIX)) if names else 0
+
+
 def checkpoint_name(step: int) -> str:
     """The folder's name; names sort by step."""
-    return f"step_{step:08d}"
+    return f"{PREFIX}{step:08d}"

@@ -20,6 +20,7 @@ from srgan_ray.data.manifest import REPORT, versions
 from srgan_ray.data.storage import ASIDE, LOCK, Folder, below, is_uri, split
 from srgan_ray.errors import InputError
 from srgan_ray.models.artifact import FILE_NAME, load_generator
+from srgan_ray.training.checkpoint import last_step
 from srgan_ray.training.report import render_run_report
 
 CONFIG, METRICS, SAMPLES, CHECKPOINTS = "config.json", "metrics.jsonl", "samples", "checkpoints"
@@ -89,6 +90,11 @@ class RunFolder:
             return []
         return [json.loads(line) for line in self._folder.read(METRICS).splitlines()]
 
+    def settled_metrics(self) -> list[dict[str, Any]]:
+        """The rows up to the newest checkpoint: those after it come again when the run goes on."""
+        step = last_step(Folder(below(self._folder.location, CHECKPOINTS)))
+        return [row for row in self.metrics() if row["step"] <= step]
+
     def summary(self) -> dict[str, Any]:
         """What a command says at its end: where the run is and its last validation."""
         last = {key: value for key, value in self.metrics()[-1].items() if isinstance(value, (int, float))}
@@ -114,6 +120,17 @@ class RunFolder:
         """The pictures of the best validation, encoded, by photograph."""
         step = load_generator(self.generator_file)[1].step
         return {name: self._folder.read(files[step]) for name, files in self._samples().items()}
+
+    def take_over(self, other: "RunFolder") -> None:
+        """Hold what another run holds, but for its config: what goes on here goes on from there. Cut off, it can be
+        repeated."""
+        theirs = other._taken_over()
+        self._folder.delete(self._taken_over() - theirs)
+        for name in sorted(theirs):
+            self._folder.write(name, other._folder.read(name))
+
+    def _taken_over(self) -> set[str]:
+        return {name for name in self._folder.names() if name.split("/")[0] not in (CONFIG, LOCK, RAY_FILES)}
 
     def _write_rows(self) -> None:
         self._folder.write(METRICS, "".join(json.dumps(row) + "\n" for row in self._rows).encode())

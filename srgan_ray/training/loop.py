@@ -67,8 +67,10 @@ def train(
     save: Callable[[dict[str, Any]], None],
     report: Report,
     config: LoopConfig,
+    last_step: int,
 ) -> None:
-    """Take the steps that `batches` still holds. `synchronise` makes the ranks equal before one validates or saves.
+    """Take the steps that `batches` still holds, up to `last_step`. `synchronise` makes the ranks equal before one
+    validates or saves.
 
     Raises FloatingPointError where a loss or a weight is no longer finite, before anything is saved.
     """
@@ -80,8 +82,8 @@ def train(
         state.advance()
         state.elapsed_s, tick = state.elapsed_s + time.perf_counter() - tick, time.perf_counter()
         report.progress(step)
-        due_validation = is_due(step, config.evaluate_every, config.steps)
-        due_checkpoint = is_due(step, config.checkpoint_every, config.steps)
+        due_validation = is_due(step, config.evaluate_every, last_step)
+        due_checkpoint = is_due(step, config.checkpoint_every, last_step)
         if due_validation or due_checkpoint:
             window.check_finite()
             state.check_finite()

@@ -10,11 +10,12 @@ from srgan_ray.training.run import run
 from srgan_ray.training.stages import single_worker
 
 
-def fit(config: RunConfig, report: Report | None = None) -> dict[str, Any]:
-    """Run, or go on with, what `config` says, as the only worker; returns a summary. Without a `report` it prints."""
+def fit(config: RunConfig, report: Report | None = None, last_step: int = 0) -> dict[str, Any]:
+    """Run, or go on with, what `config` says up to `last_step` (0: all of it), as the only worker; returns a summary.
+    Without a `report` it prints."""
     folder = RunFolder(config.out)
     with folder.locked():
-        run(config, single_worker(), report or PlainReport(config.loop.steps))
+        run(config, single_worker(), report or PlainReport(config.loop.steps), last_step)
         folder.write_report()
         return folder.summary()
 

@@ -11,11 +11,12 @@ from srgan_ray.data.feed import Feed, check_feed
 from srgan_ray.data.manifest import read_manifest
 from srgan_ray.data.storage import absolute, below
 from srgan_ray.models.artifact import RELEASED
+from srgan_ray.models.generator import Generator
 from srgan_ray.training.checkpoint import Checkpoints
 from srgan_ray.training.folder import CHECKPOINTS, RunFolder
 from srgan_ray.training.loop import Report, train
 from srgan_ray.training.memory import keep_freed_memory
-from srgan_ray.training.stages import Worker, build_stage, check_stage
+from srgan_ray.training.stages import Worker, build_stage, check_stage, load_init
 from srgan_ray.training.state import TrainState
 from srgan_ray.training.validation import Validation
 
@@ -42,9 +43,10 @@ def check_run(config: RunConfig) -> None:
     RunFolder(config.out).check(config, read_manifest(config.data).data_hash)
 
 
-def run(config: RunConfig, worker: Worker, report: Report) -> None:
-    """Train from the newest checkpoint, or from the beginning, to the last step. Every rank validates its share; rank 0
-    fills the run folder."""
+def run(config: RunConfig, worker: Worker, report: Report, last_step: int = 0) -> None:
+    """Train from the newest checkpoint, or from the beginning, to `last_step` (0: of the whole run), after which it is
+    validated and saved. Every rank validates its share; rank 0 fills the run folder."""
+    last_step = last_step or config.loop.steps
     keep_freed_memory()
     stage = build_stage(config, worker)
     torch.manual_seed(config.crops.seed)
@@ -55,13 +57,24 @@ def run(config: RunConfig, worker: Worker, report: Report) -> None:
         train(
             stage.state,
             stage.take_step,
-            feed.batches(stage.state.step + 1, config.loop.steps),
+            feed.batches(stage.state.step + 1, last_step),
             functools.partial(_synchronise, stage.state, worker),
             Validation(config, stage, worker, report),
             checkpoints.save if worker.rank == 0 else lambda _: None,
             report,
             config.loop,
+            last_step,
         )
+
+
+def load_latest(config: TrainConfig) -> Generator:
+    """The averaged generator of a run's newest checkpoint, of which there is one."""
+    with Checkpoints(below(config.out, CHECKPOINTS), to_dict(config), lambda _: None) as checkpoints:
+        saved = checkpoints.latest()
+    assert saved
+    generator = load_init(config)
+    generator.load_state_dict(saved["averaged_generator"])
+    return generator
 
 
 def _synchronise(state: TrainState, worker: Worker) -> None:

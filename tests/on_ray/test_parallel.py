@@ -118,3 +118,31 @@ def test_workers_without_a_place_are_refused(nodes: list[dict[str, float]], mess
     monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
     with pytest.raises(InputError, match=message):
         cluster.share_for(range(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "concurrent", "num_workers", "expected"),
+    [
+        ([{"CPU": 2.0}], 0, 1, (1, 0, 2)),
+        ([{"CPU": 8.0, "GPU": 1.0}], 0, 1, (8, 1, 1)),
+        ([{"CPU": 8.0, "GPU": 1.0}], 4, 1, (2, 1 / 4, 4)),
+        ([GPU_NODE], 3, 1, (2, 1 / 2, 3)),  # two thirds of a GPU each would leave the third no place
+        ([GPU_NODE, GPU_NODE], 0, 2, (4, 1, 2)),
+        ([GPU_NODE, GPU_NODE], 3, 1, (5, 1, 3)),
+    ],
+)
+def test_trials_share_cpus_and_gpus(
+    nodes: list[dict[str, float]], concurrent: int, num_workers: int, expected: tuple[int, float, int], monkeypatch
+) -> None:
+    from srgan_ray.on_ray import cluster
+
+    monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
+    assert cluster.share_for_trials(concurrent, num_workers) == expected
+
+
+def test_trials_whose_workers_have_no_gpus_are_refused(monkeypatch) -> None:
+    from srgan_ray.on_ray import cluster
+
+    monkeypatch.setattr(cluster, "_nodes", lambda: [GPU_NODE])
+    with pytest.raises(InputError, match="--concurrent 2 with --num-workers 2; the cluster has 2 GPUs: wanted one"):
+        cluster.share_for_trials(2, 2)

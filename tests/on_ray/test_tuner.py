@@ -1,27 +1,36 @@
 """Searches under Ray Tune: real runs, gone on with after kills, and the front that one works out by hand."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from fakes import write_generator
+from fakes import finished_trial, write_generator
 from processes import processes_of, wait_for
-from srgan_ray.config import TrainConfig, from_dict
+from srgan_ray.config import TrainConfig, from_dict, with_settings
 from srgan_ray.data.crops import CropConfig
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.judge import Judge
 from srgan_ray.models.artifact import load_generator
 from srgan_ray.models.discriminator import DiscriminatorConfig
 from srgan_ray.search.config import TuneConfig
+from srgan_ray.search.folder import SearchFolder, from_row
+from srgan_ray.search.population import schedule_of
+from srgan_ray.search.progress import Progress
 from srgan_ray.search.search import Search
+from srgan_ray.search.space import parse_space
+from srgan_ray.search.trials import RUNNING, Trial
 from srgan_ray.training import plain
 from srgan_ray.training.loop import LoopConfig
+from srgan_ray.training.run import load_latest
 
 pytestmark = pytest.mark.ray
 SPACE = ("learning_rate=log:1e-6:1e-4", "pixel_weight=log:1:100")
@@ -118,6 +127,101 @@ def test_hopeless_trials_are_stopped(config: TuneConfig, ray_cluster: None) -> N
     assert all(row["settings"]["learning_rate"] == 1 and row["step"] < 6 and not row["figures"] for row in stopped)
 
 
+@pytest.fixture
+def population(config: TuneConfig, shards: Path) -> TuneConfig:
+    """Of three, on small photographs."""
+    loop = dataclasses.replace(config.loop, steps=4, checkpoint_every=1)
+    return dataclasses.replace(config, data=str(shards), population=True, loop=loop, trials=3, baseline_seeds=0)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_weights_of_a_population_went_through_the_schedule_that_is_told(
+    population: TuneConfig, ray_cluster: None, tmp_path: Path
+) -> None:
+    """Trained again by hand, stretch by stretch in one run folder, they are the same."""
+    run(population)
+    found = [from_row(row) for row in rows(population)]
+    assert [(trial.status, trial.step, len(trial.legs)) for trial in found] == [("finished", 4, 1)] * 3
+    replaced = [trial for trial in found if any(leg.went_on_from is not None for leg in trial.legs)]
+    assert replaced, "none went on from another: another seed is wanted"
+    trial = replaced[-1]
+    schedule = schedule_of(trial, found)
+    ends = [*(stretch.from_step for stretch in schedule[1:]), 4]
+    by_hand = str(tmp_path / "by_hand")
+    for stretch, end in zip(schedule, ends):
+        training = with_settings(dataclasses.replace(population.training, out=by_hand), stretch.settings)
+        with one_thread():  # as each trial has
+            plain.fit(training, last_step=end)
+    ours, theirs = (
+        load_latest(dataclasses.replace(training, out=out)) for out in (str(run_of(population, trial.number)), by_hand)
+    )
+    for name, weights in ours.state_dict().items():
+        assert torch.equal(weights, theirs.state_dict()[name]), name
+
+    trained = from_dict(json.loads((run_of(population, trial.number) / "config.json").read_text())["config"])
+    assert {path: getattr(trained, path) for path in trial.settings} == trial.settings
+    metrics = [
+        json.loads(line) for line in (run_of(population, trial.number) / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [row["step"] for row in metrics] == [2, 4]
+
+
+@pytest.mark.parametrize("killed_in", ["take_over", "write_trials"])
+def test_a_command_killed_between_two_legs_does_the_same_again(
+    killed_in: str, population: TuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from srgan_ray.on_ray.tuner import Book
+
+    folder, space = SearchFolder(population.out), parse_space(SPACE, population.training)
+    settings = [{"learning_rate": rate, "pixel_weight": 5.0} for rate in (1e-5, 1e-6, 2e-6)]
+    waiting = [
+        dataclasses.replace(finished_trial(number, 20 + number, 100 - number, settings[number]), status=RUNNING, step=2)
+        for number in range(3)
+    ]
+    folder.write_trials(waiting)
+    for number in range(3):
+        for name in (f"checkpoints/step_2/{number}", "config.json", "metrics.jsonl", "lock"):
+            path = run_of(population, number) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{number}")
+
+    def exchange() -> list[Trial]:
+        with Progress(population) as progress:
+            book = Book(population, space, folder, progress)
+            return [suggested["trial"] for suggested in map(book.suggest, "abc")]
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchFolder, killed_in, die)
+        with pytest.raises(KeyboardInterrupt):
+            exchange()
+    assert folder.trials() == waiting
+    again = exchange()
+    assert folder.trials() == again
+    assert [trial.legs[-1].went_on_from for trial in again] == [2, None, None]
+    assert again[0].settings != settings[0]
+    held = {
+        path.relative_to(run_of(population, 0)): path.read_text()
+        for path in run_of(population, 0).rglob("*")
+        if path.is_file()
+    }
+    assert held == {
+        Path("checkpoints/step_2/2"): "2",
+        Path("metrics.jsonl"): "2",
+        Path("config.json"): "0",
+        Path("lock"): "0",
+    }
+
+
 def test_a_trial_that_cannot_be_trained_is_a_failed_row(config: TuneConfig, ray_cluster: None) -> None:
     run(dataclasses.replace(config, space=("learning_rate=choice:1e-6,1e30",), trials=4))
     failed = [row for row in rows(config) if row["status"] == "failed"]
@@ -138,6 +242,30 @@ def test_trials_of_several_workers(config: TuneConfig, ray_cluster: None) -> Non
 def test_more_trials_at_a_time_than_cpus_are_refused(config: TuneConfig, ray_cluster: None) -> None:
     with pytest.raises(InputError, match="--concurrent 1000 with --num-workers 1; the cluster has"):
         run(dataclasses.replace(config, concurrent=1000))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_population_ends_as_one_left_alone(population: TuneConfig, tmp_path: Path) -> None:
+    """The command killed in the middle of a leg, after some trial went on from another."""
+    population = dataclasses.replace(population, concurrent=1)
+    first = start(population, "--population")
+    wait_for(
+        lambda: any((run_of(population, number) / "checkpoints/step_00000003").is_dir() for number in range(3)), 200
+    )
+    first.kill()
+    first.communicate(timeout=60)
+    wait_for(lambda: not trial_process(first.pid), 30)
+    before = rows(population)
+    assert any(leg["went_on_from"] is not None for row in before for leg in row["legs"])
+    assert "running" in [row["status"] for row in before]
+
+    alone = dataclasses.replace(population, out=str(tmp_path / "alone"))
+    for config in (population, alone):
+        command = start(config, "--population")
+        _, errors = command.communicate(timeout=300)
+        assert command.returncode == 0, errors
+    assert without_times(rows(population)) == without_times(rows(alone))
 
 
 @pytest.mark.slow
@@ -168,15 +296,15 @@ def test_kills_cost_no_trial(config: TuneConfig, tmp_path: Path) -> None:
     assert without_times(killed) == without_times(rows(alone))
 
 
-def start(config: TuneConfig) -> subprocess.Popen:
+def start(config: TuneConfig, *flags: str) -> subprocess.Popen:
     loop = config.loop
     arguments = [
         *("tune", "--data", config.data, "--out", config.out, "--init", config.init, "--vgg-weights", "random"),
         *("--batch-size", "2", "--crop-px", "48", "--steps", str(loop.steps), "--max-val-photographs", "1"),
         *("--evaluate-every", str(loop.evaluate_every), "--checkpoint-every", str(loop.checkpoint_every)),
         *("--discriminator.num-features", "4", "--discriminator.num-units", "16", "--sampler", "random"),
-        *("--space", *SPACE, "--trials", str(config.trials), "--baseline-seeds", "1", "--concurrent", "1"),
-        *("--choose", "0"),
+        *("--space", *SPACE, "--trials", str(config.trials), "--baseline-seeds", str(config.baseline_seeds)),
+        *("--concurrent", "1", "--choose", "0", *flags),
     ]
     return subprocess.Popen(
         [sys.executable, "-m", "srgan_ray", *arguments],

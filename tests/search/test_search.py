@@ -58,7 +58,9 @@ def test_generators_of_unlike_size_are_refused(config: TuneConfig, tmp_path: Pat
         ({"space": ("init=choice:psnr,nowhere",)}, "--init .*nowhere"),
         ({"space": ("crops.crop_px=choice:48,4096",)}, "4096"),
         ({"niqe_model": "nowhere"}, "--niqe-model .*nowhere"),
+        ({"lpips_weights": "nowhere"}, "--lpips-weights nowhere"),
         ({"vgg_weights": "nowhere"}, "--vgg-weights nowhere"),
+        ({"population": True, "space": ("crops.batch_size=choice:2,4",)}, "--space crops.batch_size with --population"),
     ],
 )
 def test_what_trials_would_stumble_over_is_refused_before(config: TuneConfig, change: dict, message: str) -> None:
@@ -72,6 +74,7 @@ def test_what_trials_would_stumble_over_is_refused_before(config: TuneConfig, ch
     [
         ({"trials": 0}, "--trials 0; wanted 1 or more"),
         ({"concurrent": -1}, "--concurrent -1; wanted 0 or more"),
+        ({"niqe_model": "a", "lpips_weights": "b"}, "--niqe-model with --lpips-weights; wanted one of them"),
         ({"sampler": "grid"}, "--sampler grid; wanted one of tpe, random"),
         ({"choose": "best"}, "--choose best; wanted one of knee, psnr, perception, or a trial's number"),
         ({"discriminator_learning_rate": 0.0}, "--discriminator-learning-rate 0.0; wanted more than 0, or None"),

@@ -18,7 +18,7 @@ from srgan_ray.evaluation.benchmark import caption_panels
 from srgan_ray.search.config import TuneConfig
 from srgan_ray.search.folder import SearchFolder
 from srgan_ray.search.report import render_search_report
-from srgan_ray.search.trials import FAILED, SEED, STOPPED, Trial
+from srgan_ray.search.trials import FAILED, SEED, STOPPED, Leg, Trial
 
 SETTINGS = [{"learning_rate": rate, "pixel_weight": 1.5} for rate in (1e-5, 1e-4, 1e-3)]
 TRIALS = [
@@ -80,10 +80,29 @@ def test_every_trial_is_told_of() -> None:
     assert render().count("<circle") == 5 + 2 * 3  # all in the front's drawing, trials by learning rate in two others
 
 
-def test_the_command_gives_the_same_search() -> None:
-    [code] = re.findall(r"<code>(.*?)</code>", render())
+@pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(CONFIG, population=True)])
+def test_the_command_gives_the_same_search(config: TuneConfig) -> None:
+    [code] = re.findall(r"<code>(.*?)</code>", render_search_report(config, ORIGIN, TRIALS, None, {}))
     _, verb, *arguments = shlex.split(html.unescape(re.sub("<.*?>", "", code)))
-    assert parse(TuneConfig, arguments, verb) == CONFIG
+    assert parse(TuneConfig, arguments, verb) == config
+
+
+def test_a_population_tells_who_went_on_from_whom() -> None:
+    figures = [
+        {name: value for name, value in zip(("psnr", "perception"), pair)} for pair in ((26.0, 9.0), (27.0, 8.0))
+    ]
+    legs = [Leg(50, SETTINGS[0], figures[0], 3), Leg(50, SETTINGS[1], figures[1], None)]
+    went_on = dataclasses.replace(TRIALS[2], settings=SETTINGS[2], legs=(legs[0],))
+    trials = [*TRIALS[:2], went_on, dataclasses.replace(TRIALS[3], legs=(legs[1],))]
+    page = render_search_report(dataclasses.replace(CONFIG, population=True), ORIGIN, trials, None, {})
+    texts = Balance(page).texts
+    start = texts.index("step 50: trial 2 from trial 3")
+    assert texts[start + 1 : start + 5] == ["26.000", "9.000", "27.000", "8.000"]
+    start = texts.index("trial 2 from step 0")
+    assert texts[start : start + 4] == ["trial 2 from step 0", "trial 3", "0.0001", "1.5"]
+    assert texts[start + 4 : start + 8] == ["trial 2 from step 50", "trial 2", "0.001", "1.5"]
+    assert Balance(page).open == []
+    assert "The population" not in render()
 
 
 @pytest.mark.parametrize("trials", [TRIALS[4:], TRIALS[5:]])
@@ -104,6 +123,7 @@ def test_the_folder_holds_what_is_found(shards: Path, tmp_path: Path, monkeypatc
     folder.finish(config, TRIALS, TRIALS[3])
     front = json.loads((tmp_path / "search" / "front.json").read_text())
     assert ([row["number"] for row in front["front"]], front["chosen"]) == ([2, 3], 3)
+    assert front["front"][0]["schedule"] == [{"from_step": 0, "trial": 2, "settings": SETTINGS[0]}]
     assert front["spread_of_baselines"] == pytest.approx({"psnr": 0.1, "perception": 0.2})
     chosen = tmp_path / "search" / "generator.safetensors"
     assert chosen.read_bytes() == (tmp_path / "search" / "trials" / "00003" / "generator.safetensors").read_bytes()
@@ -111,5 +131,9 @@ def test_the_folder_holds_what_is_found(shards: Path, tmp_path: Path, monkeypatc
     folder.check(dataclasses.replace(config, trials=50, choose="psnr"))
     with pytest.raises(InputError, match=r"holds a search with learning_rate = 3e-05, now 0\.1; wanted the same"):
         folder.check(dataclasses.replace(config, learning_rate=0.1))
+    folder.begin(dataclasses.replace(config, population=True))
+    with pytest.raises(InputError, match=r"holds a search with trials = 5, now 50; wanted the same"):
+        folder.check(dataclasses.replace(config, population=True, trials=50))
+    folder.begin(config)
     with pytest.raises(InputError, match="is not empty and holds no search"):
         SearchFolder(str(shards)).check(config)

@@ -76,6 +76,20 @@ def test_ten_steps_are_five_a_restart_and_five(config: RunConfig, tmp_path: Path
     assert [row["step"] for row in rows[0]] == [5, 10]
 
 
+def test_the_first_steps_of_a_run_end_with_validation_and_checkpoint(config: RunConfig, tmp_path: Path) -> None:
+    """And it is the same run all the same: the learning rate goes by the whole of it."""
+    loop = dataclasses.replace(config.loop, steps=6, evaluate_every=6, checkpoint_every=6, schedule="cosine")
+    config = dataclasses.replace(config, loop=loop)
+    whole = dataclasses.replace(config, out=str(tmp_path / "whole"))
+    plain.fit(whole)
+    assert plain.fit(config, last_step=3)["step"] == 3
+    assert final_state(config)["step"] == 3
+    assert plain.fit(config)["step"] == 6
+    ours, theirs = final_state(config), final_state(whole)
+    for name in ("generator", "averaged_generator", "generator_optimizer"):
+        assert equal(ours[name], theirs[name]), name
+
+
 def test_a_run_lives_on_object_storage(pretrain_config: PretrainConfig, train_config: TrainConfig, bucket: str) -> None:
     """Both stages, the first stopped and taken up again; the same weights as on local disk, and every file."""
     local = plain.fit(steps(pretrain_config, 10))
