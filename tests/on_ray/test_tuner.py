@@ -142,6 +142,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_weights_of_a_population_went_through_the_schedule_that_is_told(
     population: TuneConfig, ray_cluster: None, tmp_path: Path
 ) -> None:
