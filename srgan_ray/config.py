@@ -70,9 +70,6 @@ class TrainConfig(RunConfig):
     init: str = tyro.MISSING
     """The pretrained generator: a run folder, a generator file, or psnr, the released one."""
     loop: Annotated[LoopConfig, Flat] = LoopConfig(steps=5000, schedule=DROP)
-    hold_statistics: bool = False
-    """Leave the generator's BatchNorm at the statistics of --init: it is trained as it is used. The paper's, False,
-    trains with those of each batch."""
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     discriminator_learning_rate: float | None = None
     """Adam's for the discriminator; None: that of the generator, as in the paper."""

@@ -109,8 +109,7 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
     if precision == BF16:
         vgg.layers.to(torch.bfloat16)  # once, since these weights never change; autocast would do it in each pass
     learning_rates = (config.learning_rate, config.discriminator_learning_rate or config.learning_rate)
-    generator.train(not config.hold_statistics)  # no other layer of it knows of the mode
-    state = TrainState(generator, discriminator.train(), learning_rates, config.loop.ema_decay)
+    state = TrainState(generator.train(), discriminator.train(), learning_rates, config.loop.ema_decay)
     cast = autocast(precision, worker.device)
     weights = Weights(config.content_weight, config.adversarial_weight, config.pixel_weight, config.pattern_weight)
     wrapped_generator, wrapped_discriminator = worker.wrap(generator), worker.wrap(discriminator)
@@ -165,10 +164,9 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
 @contextlib.contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
     """In eval mode, which leaves BatchNorm's running statistics alone."""
-    was_training = network.training
     network.eval()
     yield
-    network.train(was_training)
+    network.train()
 
 
 def _apply(generator: Generator, lr: Tensor, cast: Autocast) -> Tensor:
