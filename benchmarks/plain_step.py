@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import tyro
@@ -37,7 +37,6 @@ from srgan_ray.training import plain, stages
 from srgan_ray.training.loop import LoopConfig
 from srgan_ray.training.memory import keep_freed_memory
 
-Network = TypeVar("Network", bound=nn.Module)
 OURS, PLAIN_BF16, PLAIN_FP32 = SIDES = ("ours", "plain_bf16", "plain_fp32")
 WARM_UP = 2  # steps
 
@@ -138,7 +137,7 @@ def _to_plain(generator: Generator) -> Generator:
     return plain_one
 
 
-def _take_apart(network: Network) -> Network:
+def _take_apart(network: stages.Network) -> stages.Network:
     """The same network with PyTorch's own layers for each convolution and its activation."""
     for name, child in list(network.named_modules()):
         if isinstance(child, ConvLeakyReLU):

@@ -17,7 +17,7 @@ _LOW_PASS = np.array([1, 2, 2, 2, 1], np.float32) / 8
 _WINDOW_PX = 9
 # Grey levels squared: of 1, 4 and 16 this one sets photographs and planted patterns farthest apart: at most 0.29 and at
 # least 1.5 for 2 grey levels.
-_LEAST_VARIANCE = 16.0
+LEAST_VARIANCE = 16.0
 
 
 def colour_drift(sr: np.ndarray, hr: np.ndarray) -> float:
@@ -38,7 +38,7 @@ def checkerboard(sr: np.ndarray) -> float:
     """
     levels = crop_to_multiple(sr, SCALE).astype(np.float32)
     residual = levels - cv2.sepFilter2D(levels, -1, _LOW_PASS, _LOW_PASS)
-    weight = 1 / (_LEAST_VARIANCE + cv2.blur(residual**2, (_WINDOW_PX, _WINDOW_PX)))
+    weight = 1 / (LEAST_VARIANCE + cv2.blur(residual**2, (_WINDOW_PX, _WINDOW_PX)))
     means = _sum_phases(weight * residual) / _sum_phases(weight)
     return float(np.sqrt(means.var(axis=(0, 1)).mean()))
 

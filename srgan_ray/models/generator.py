@@ -3,15 +3,13 @@
 import copy
 import dataclasses
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from srgan_ray.data.degrade import SCALE
 from srgan_ray.errors import InputError
-from srgan_ray.models.layers import ConvLeakyReLU, PReLU, ShuffledConv2d
+from srgan_ray.models.layers import PReLU, ShuffledConv2d, join
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,25 +98,12 @@ def fold_batchnorm(generator: Generator) -> Generator:
 
     The output is the same up to rounding (in fp32 within 1e-5 of a range of 1). It cannot be trained or saved.
     """
-    folded = copy.deepcopy(generator).eval().requires_grad_(False)
+    folded = copy.deepcopy(generator).eval()
     for block in folded.modules():
         for name, layers in block.named_children():
             if isinstance(layers, nn.Sequential):
-                setattr(block, name, _join(list(layers)))
+                setattr(block, name, join(layers))
     return folded
-
-
-def _join(layers: list[nn.Module]) -> nn.Sequential:
-    """The same layers, BatchNorm and PReLU joined with the convolutions before them."""
-    joined: list[Any] = []
-    for layer in layers:
-        if isinstance(layer, nn.BatchNorm2d):
-            joined[-1] = fuse_conv_bn_eval(joined[-1], layer)
-        elif isinstance(layer, PReLU):
-            joined[-1] = ConvLeakyReLU(joined[-1], layer.weight.item())
-        else:
-            joined.append(layer)
-    return nn.Sequential(*joined)
 
 
 def build_generator(config: GeneratorConfig, seed: int) -> Generator:

@@ -1,10 +1,12 @@
 """Layers that do what PyTorch's own do, in fewer passes over memory: on a CPU that is what most layers wait for."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, leaky_relu, pad, pixel_shuffle, pixel_unshuffle
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 ONE_PASS = torch.backends.mkldnn.is_available()  # oneDNN's convolutions, which can end in an activation
 
@@ -90,6 +92,19 @@ class _CpuConvLeakyReLU(torch.autograd.Function):
             ctx.needs_input_grad[:3],
         )
         return *gradients, None, None
+
+
+def join(layers: Iterable[nn.Module]) -> nn.Sequential:
+    """The same layers, frozen in eval mode, BatchNorm, PReLU and ReLU joined with the convolutions before them."""
+    joined: list[Any] = []
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d):
+            joined[-1] = fuse_conv_bn_eval(joined[-1], layer)
+        elif isinstance(layer, PReLU | nn.ReLU):
+            joined[-1] = ConvLeakyReLU(joined[-1], layer.weight.item() if isinstance(layer, PReLU) else 0.0)
+        else:
+            joined.append(layer)
+    return nn.Sequential(*joined).eval().requires_grad_(False)
 
 
 def _geometry(convolution: nn.Conv2d) -> tuple[tuple[int, ...], ...]:

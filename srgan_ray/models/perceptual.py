@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from srgan_ray.errors import InputError
-from srgan_ray.models.layers import ConvLeakyReLU
+from srgan_ray.models.layers import join
 
 CACHED, IMAGENET, RANDOM = "cached", "imagenet", "random"
 LAST_RELU = {"vgg19": 36, "vgg16": 30}  # length of torchvision's features up to the ReLU before the last pooling
@@ -37,7 +37,7 @@ class VGGFeatures(nn.Module):
 
     def __init__(self, layers: nn.Sequential, stamp: str) -> None:
         super().__init__()
-        self.layers = _join(layers).eval().requires_grad_(False)
+        self.layers = join(layers)
         self.stamp = stamp
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
@@ -106,12 +106,6 @@ def find_weights(setting: str, weights: str, url: str, ways_out: str) -> Path:
     if not path.is_file():
         raise InputError(f"no weights at {path} ({setting} {weights}); {ways_out}")
     return path
-
-
-def _join(layers: nn.Sequential) -> nn.Sequential:
-    """The same layers, each ReLU one step with the convolution before it."""
-    steps = [ConvLeakyReLU(layer, 0.0) if isinstance(layer, nn.Conv2d) else layer for layer in layers]
-    return nn.Sequential(*(step for step in steps if not isinstance(step, nn.ReLU)))
 
 
 def _initialise(layers: nn.Sequential) -> nn.Sequential:

@@ -5,8 +5,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from srgan_ray.data.degrade import SCALE
-
-_LEAST_VARIANCE = 16 / 255**2  # as the diagnostic's
+from srgan_ray.evaluation.diagnostics import LEAST_VARIANCE
 
 
 def pixel_loss(sr: Tensor, hr: Tensor) -> Tensor:
@@ -24,7 +23,7 @@ def pattern_loss(sr: Tensor, hr: Tensor) -> Tensor:
     is not the mean of a batch is hardly more than noise.
     """
     residual = _to_blocks(sr.float() - hr.float())
-    weight = 1 / (_LEAST_VARIANCE + _to_blocks(hr.float()).var(dim=(3, 5), correction=0, keepdim=True))
+    weight = 1 / (LEAST_VARIANCE / 255**2 + _to_blocks(hr.float()).var(dim=(3, 5), correction=0, keepdim=True))
     means = (weight * residual).sum(dim=(0, 2, 4)) / weight.sum(dim=(0, 2, 4))
     return means.var(dim=(1, 2), correction=0).mean()
 
