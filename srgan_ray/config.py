@@ -19,6 +19,7 @@ from srgan_ray.models.perceptual import CACHED
 from srgan_ray.models.precision import check_precision
 from srgan_ray.training.loop import DROP, LoopConfig
 
+FILES = ("init", "fidelity_generator", "vgg_weights")  # settings that may name a file
 Flat = tyro.conf.arg(name="")  # the part's flags stand without its name before them
 
 
@@ -69,7 +70,14 @@ class TrainConfig(RunConfig):
 
     init: str = tyro.MISSING
     """The pretrained generator: a run folder, a generator file, or psnr, the released one."""
+    fidelity_generator: str = ""
+    """A PSNR-oriented generator, mostly that of --init, which blends are to be served with (`serve
+    --fidelity-generator`): the blend half-way to it is trained too, by a pixel loss of weight --pixel-weight. Nothing:
+    it is not, as in the paper; its colours may then stray."""
     loop: Annotated[LoopConfig, Flat] = LoopConfig(steps=5000, schedule=DROP)
+    hold_statistics: bool = False
+    """Leave the generator's BatchNorm at the statistics of --init, so that it is trained as it is used, and losses see
+    what is seen then. The paper trains with the statistics of each batch."""
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     discriminator_learning_rate: float | None = None
     """Adam's for the discriminator; None: that of the generator, as in the paper."""
@@ -94,6 +102,11 @@ class TrainConfig(RunConfig):
         for name in ("content_weight", "adversarial_weight", "pixel_weight", "pattern_weight"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}; wanted 0 or more")
+        if self.fidelity_generator and not self.pixel_weight:
+            raise InputError(
+                f"--fidelity-generator {self.fidelity_generator} --pixel-weight 0.0; wanted a weight above 0, which is "
+                "that of the blend's pixel loss too"
+            )
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -104,7 +117,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 def to_settings(config: RunConfig) -> dict[str, Any]:
     """As `to_dict`, for a file that leaves the machine: without the places of data and run, other files by name."""
     settings = {key: value for key, value in to_dict(config).items() if key not in ("data", "out")}
-    return settings | {key: Path(settings[key]).name for key in ("init", "vgg_weights") if key in settings}
+    return settings | {key: Path(settings[key]).name for key in FILES if key in settings}
 
 
 def to_flags(config: RunConfig) -> list[tuple[str, str]]:

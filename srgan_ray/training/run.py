@@ -25,8 +25,10 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config as processes with other working directories need it."""
     if isinstance(config, TrainConfig):
         weights = str(Path(config.vgg_weights).resolve()) if Path(config.vgg_weights).is_file() else config.vgg_weights
-        init = config.init if config.init in RELEASED else absolute(config.init)
-        config = dataclasses.replace(config, init=init, vgg_weights=weights)
+        init, faithful = (
+            given if given in ("", *RELEASED) else absolute(given) for given in (config.init, config.fidelity_generator)
+        )
+        config = dataclasses.replace(config, init=init, fidelity_generator=faithful, vgg_weights=weights)
     return dataclasses.replace(config, data=absolute(config.data), out=absolute(config.out))
 
 

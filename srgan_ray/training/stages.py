@@ -1,6 +1,7 @@
 """The two stages put together: from a config to networks, a step to take, and a loss to validate by."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -66,17 +67,27 @@ def build_stage(config: RunConfig, worker: Worker) -> Stage:
 def check_stage(config: RunConfig) -> None:
     """Raise InputError where the files that a stage begins from are missing or do not fit; trains nothing."""
     if isinstance(config, TrainConfig):
-        load_init(config)
+        sizes = [load_init(config).config]
+        if config.fidelity_generator:
+            sizes.append(_load_given("--fidelity-generator", config.fidelity_generator).config)
+        if sizes[0] != sizes[-1]:
+            raise InputError(
+                f"--fidelity-generator {config.fidelity_generator} has {sizes[-1]}; wanted that of --init, {sizes[0]}"
+            )
         load_vgg(config.vgg_weights)
 
 
 def load_init(config: TrainConfig) -> Generator:
     """The pretrained generator to begin from. Raises InputError naming --init."""
-    location = find_generator(config.init)
+    return _load_given("--init", config.init)
+
+
+def _load_given(setting: str, given: str) -> Generator:
+    location = find_generator(given)
     folder, name = split(location)
     if not folder.has(name):
         raise InputError(
-            f"--init {location} does not exist; wanted a run folder, a generator file, or a released generator"
+            f"{setting} {location} does not exist; wanted a run folder, a generator file, or a released generator"
         )
     generator, _ = load_generator(location)
     return generator
@@ -109,9 +120,14 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
     if precision == BF16:
         vgg.layers.to(torch.bfloat16)  # once, since these weights never change; autocast would do it in each pass
     learning_rates = (config.learning_rate, config.discriminator_learning_rate or config.learning_rate)
-    state = TrainState(generator.train(), discriminator.train(), learning_rates, config.loop.ema_decay)
+    generator.train(not config.hold_statistics)  # no other layer of it knows of the mode
+    state = TrainState(generator, discriminator.train(), learning_rates, config.loop.ema_decay)
     cast = autocast(precision, worker.device)
     weights = Weights(config.content_weight, config.adversarial_weight, config.pixel_weight, config.pattern_weight)
+    halfway = None
+    if config.fidelity_generator:
+        faithful = _to(_load_given("--fidelity-generator", config.fidelity_generator), worker)
+        halfway = functools.partial(_apply_halfway, generator, faithful)
     wrapped_generator, wrapped_discriminator = worker.wrap(generator), worker.wrap(discriminator)
     discriminator_optimizer = state.discriminator_optimizer
     assert discriminator_optimizer
@@ -124,6 +140,7 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
             state.generator_optimizer,
             discriminator_optimizer,
             weights,
+            halfway,
             _move(batch, worker),
             cast,
         )
@@ -164,9 +181,26 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
 @contextlib.contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
     """In eval mode, which leaves BatchNorm's running statistics alone."""
+    was_training = network.training
     network.eval()
     yield
-    network.train()
+    network.train(was_training)
+
+
+def _apply_halfway(generator: Generator, faithful: Generator, lr: Tensor) -> Tensor:
+    """LR to the SR of `artifact.interpolate(generator, faithful, 0.5)`, with gradients for the generator's weights."""
+    theirs = _tensors(faithful)
+    blend = {
+        name: torch.lerp(theirs[name].detach(), tensor, 0.5) if tensor.is_floating_point() else tensor
+        for name, tensor in _tensors(generator).items()
+    }
+    with _evaluating(generator):
+        sr: Tensor = torch.func.functional_call(generator, blend, (lr,))
+    return sr
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
 def _apply(generator: Generator, lr: Tensor, cast: Autocast) -> Tensor:

@@ -44,13 +44,16 @@ def adversarial_step(
     generator_optimizer: Optimizer,
     discriminator_optimizer: Optimizer,
     weights: Weights,
+    halfway: Callable[[Tensor], Tensor] | None,
     batch: Batch,
     autocast: Autocast,
 ) -> dict[str, Tensor]:
     """One step of the discriminator (equation 2), then one of the generator (equation 3) against it.
 
-    Returns `loss` (the weighted content, adversarial, pixel and pattern losses), each of these as `loss_…` without its
-    weight, `loss_discriminator`, and the mean of D(hr) and D(G(lr)) as `d_hr` and `d_sr`.
+    `halfway` is the generator blended with another (LR to SR), if it is to be trained so too: by the pixel loss.
+
+    Returns `loss` (the weighted content, adversarial, pixel, pattern and half-way losses), each of these as `loss_…`
+    without its weight, `loss_discriminator`, and the mean of D(hr) and D(G(lr)) as `d_hr` and `d_sr`.
     """
     with autocast():
         sr = generator(batch.lr)
@@ -64,21 +67,23 @@ def adversarial_step(
 
     # Generator: gradients flow through the discriminator and VGG19, but not into their weights.
     discriminator.requires_grad_(False)
+    terms = {}
     with autocast():
-        content = content_loss(vgg(sr), _without_gradient(vgg, batch.hr))
-        adversarial = adversarial_loss(*discriminator(sr))
-    pixel = pixel_loss(sr, batch.hr)
-    pattern = pattern_loss(sr, batch.hr)
-    loss = weights.content * content + weights.adversarial * adversarial
-    loss = loss + weights.pixel * pixel + weights.pattern * pattern
+        terms["content"] = content_loss(vgg(sr), _without_gradient(vgg, batch.hr))
+        terms["adversarial"] = adversarial_loss(*discriminator(sr))
+    terms["pixel"] = pixel_loss(sr, batch.hr)
+    terms["pattern"] = pattern_loss(sr, batch.hr)
+    if halfway:
+        with autocast():
+            blended = halfway(batch.lr)
+        terms["halfway"] = pixel_loss(blended, batch.hr)
+    weight = {**weights._asdict(), "halfway": weights.pixel}
+    loss = torch.stack([weight[name] * term for name, term in terms.items()]).sum()
     descend(generator_optimizer, loss)
 
     return {
         "loss": loss.detach(),
-        "loss_content": content.detach(),
-        "loss_adversarial": adversarial.detach(),
-        "loss_pixel": pixel.detach(),
-        "loss_pattern": pattern.detach(),
+        **{f"loss_{name}": term.detach() for name, term in terms.items()},
         "loss_discriminator": d_loss.detach(),
         "d_hr": hr_logits.detach().float().sigmoid().mean(),
         "d_sr": sr_logits.detach().float().sigmoid().mean(),

@@ -66,10 +66,18 @@ def two_processes(config: RunConfig, frozen_statistics: bool, out: Path, port: i
     return [torch.load(out / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-@pytest.fixture(params=["pretrain", "train"])
+@pytest.fixture(params=["pretrain", "train", "blended"])
 def config(request: pytest.FixtureRequest) -> PretrainConfig | TrainConfig:
     found: PretrainConfig | TrainConfig = request.getfixturevalue(f"{request.param}_config")
     return dataclasses.replace(found, precision="fp32")
+
+
+@pytest.fixture
+def blended_config(train_config: TrainConfig) -> TrainConfig:
+    """Whose generator goes through a step twice, the second time past the data-parallel wrapper."""
+    return dataclasses.replace(
+        train_config, fidelity_generator=train_config.init, pixel_weight=10.0, hold_statistics=True
+    )
 
 
 def test_both_ranks_hold_the_same_weights_and_statistics(config: RunConfig, tmp_path: Path, free_port: int) -> None:

@@ -44,7 +44,7 @@ class Gan:
 
     def step(self, batch: Batch, weights: Weights = PAPER, cast=FP32) -> dict[str, torch.Tensor]:
         networks = self.generator, self.discriminator, self.vgg
-        return adversarial_step(*networks, *self.optimizers, weights, batch, cast)
+        return adversarial_step(*networks, *self.optimizers, weights, None, batch, cast)
 
 
 def moved(network: nn.Module, before: dict[str, torch.Tensor]) -> float:

@@ -1,0 +1,81 @@
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+
+from srgan_ray.config import PretrainConfig, TrainConfig
+from srgan_ray.data.feed import Feed
+from srgan_ray.errors import InputError
+from srgan_ray.models.artifact import interpolate, load_generator
+from srgan_ray.models.generator import GeneratorConfig
+from srgan_ray.training import plain
+from srgan_ray.training.losses import pixel_loss
+from srgan_ray.training.stages import Stage, build_stage, check_stage, single_worker
+from srgan_ray.training.state import statistics
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_the_generators_statistics_are_held_where_asked(train_config: TrainConfig, hold: bool) -> None:
+    """Through steps and validations; what is learned, and the discriminator's own statistics, change all the same."""
+    stage = build_stage(dataclasses.replace(train_config, hold_statistics=hold), single_worker())
+    generator, discriminator = stage.state.generator, stage.state.discriminator
+    assert discriminator
+    before = [flat(statistics(network)) for network in (generator, discriminator)]
+    weights = flat(generator.parameters())
+    take_steps(stage, train_config, 2)
+    assert torch.equal(before[0], flat(statistics(generator))) == hold
+    assert not torch.equal(before[1], flat(statistics(discriminator)))
+    assert not torch.equal(weights, flat(generator.parameters()))
+
+
+def test_the_blend_half_way_is_trained(train_config: TrainConfig, faithful: str) -> None:
+    """By the pixel loss of the blend that is served: its gradient is added, and nothing else."""
+    config = dataclasses.replace(train_config, pixel_weight=10.0, hold_statistics=True, precision="fp32")
+    _, batch = next(iter(Feed(config.data, config.crops).batches(1, 1)))
+    gradients, losses = [], []
+    for given in ("", faithful):
+        stage = build_stage(dataclasses.replace(config, fidelity_generator=given), single_worker())
+        blend = interpolate(stage.state.generator, load_generator(f"{faithful}/generator.safetensors")[0], 0.5)
+        losses.append(stage.take_step(batch).get("loss_halfway"))
+        gradients.append(flat(parameter.grad for parameter in stage.state.generator.parameters()))
+    loss = pixel_loss(blend(batch.lr), batch.hr)
+    loss.backward()
+    expected = 10.0 * 0.5 * flat(parameter.grad for parameter in blend.parameters())
+    assert losses == [None, pytest.approx(loss.item(), rel=1e-5)]
+    torch.testing.assert_close(
+        gradients[1] - gradients[0], expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item()
+    )
+
+
+def test_a_generator_that_cannot_be_blended_with_is_refused(
+    train_config: TrainConfig, pretrain_config: PretrainConfig
+) -> None:
+    config = dataclasses.replace(train_config, pixel_weight=1.0, fidelity_generator="nowhere.safetensors")
+    with pytest.raises(InputError, match=r"--fidelity-generator .*nowhere.safetensors does not exist"):
+        check_stage(config)
+    other = dataclasses.replace(pretrain_config, generator=GeneratorConfig(2, 8), out=f"{pretrain_config.out}_other")
+    plain.fit(dataclasses.replace(other, loop=dataclasses.replace(other.loop, steps=1)))
+    with pytest.raises(InputError, match=r"num_blocks=2.*wanted that of --init.*num_blocks=1"):
+        check_stage(dataclasses.replace(config, fidelity_generator=other.out))
+    with pytest.raises(InputError, match=r"--pixel-weight 0.0; wanted a weight above 0"):
+        dataclasses.replace(config, pixel_weight=0.0)
+
+
+@pytest.fixture
+def faithful(pretrain_config: PretrainConfig) -> str:
+    """A generator that went another way than the one to begin from."""
+    config = dataclasses.replace(pretrain_config, crops=dataclasses.replace(pretrain_config.crops, seed=1))
+    plain.fit(config)
+    return config.out
+
+
+def take_steps(stage: Stage, config: TrainConfig, number: int) -> None:
+    for _, batch in Feed(config.data, config.crops).batches(1, number):
+        stage.take_step(batch)
+        stage.gradient_norms(batch)
+
+
+def flat(tensors: Iterable[Any]) -> torch.Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
