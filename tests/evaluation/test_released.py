@@ -8,7 +8,7 @@ from skimage.data import astronaut, chelsea, coffee
 
 from srgan_ray.data import images
 from srgan_ray.evaluation.benchmark import FROM_FILES, compare, load_pairs
-from srgan_ray.models.artifact import RELEASED, load_generator
+from srgan_ray.models.artifact import RELEASED, interpolate, load_generator
 from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.serving.handler import Handler, ModelConfig
 
@@ -38,12 +38,25 @@ def test_one_gains_and_the_other_is_sharp(upscalers: dict[str, Upscaler], photog
     bicubic, psnr, perceptual = (table[name] for name in ("bicubic", "psnr", "perceptual"))
     assert psnr["psnr_y"].gain_over(bicubic["psnr_y"]) > 1
     assert perceptual["psnr_y"].value < psnr["psnr_y"].value
-    assert perceptual["colour_drift"].value < 2
+    assert perceptual["colour_drift"].value < 1.5
+    assert perceptual["checkerboard"].value < 0.25
     assert perceptual["consistency"].value > 30
     for pair in pairs:
         soft, sharp, hr = (sharpness(levels) for levels in (
             upscalers["psnr"](pair.lr), upscalers["perceptual"](pair.lr), pair.hr))  # fmt: skip
         assert abs(np.log(sharp / hr)) < abs(np.log(soft / hr)), "the perceptual one is about as sharp as HR"
+
+
+def test_blends_lie_between_the_two(photographs: str) -> None:
+    """In PSNR, and nearer to the faithful one the higher the fidelity; their colours are nearer than the sharp one's."""
+    perceptual, faithful = (load_generator(RELEASED[name])[0] for name in ("perceptual", "psnr"))
+    steps = {
+        f"{fidelity}": Upscaler(interpolate(perceptual, faithful, fidelity)) for fidelity in (0.0, 0.25, 0.5, 0.75, 1.0)
+    }
+    table = compare(load_pairs(photographs, "", "matlab_bicubic"), steps, "matlab_bicubic")
+    psnr, drift = ([table[name][figure].value for name in steps] for figure in ("psnr_y", "colour_drift"))
+    assert psnr == sorted(psnr)
+    assert max(drift[1:]) < 0.75 * drift[0]
 
 
 def test_the_published_set(upscalers: dict[str, Upscaler], benchmarks: Path) -> None:
@@ -58,7 +71,7 @@ def test_the_cards_tell_how_they_were_made() -> None:
         "perceptual": ("perceptual", "train", "mixed"),
     }
     assert "random" not in cards["perceptual"].vgg_weights
-    assert cards["psnr"].data_hash == cards["perceptual"].data_hash
+    assert cards["perceptual"].config["fidelity_generator"] == "psnr"
 
 
 def test_the_faithful_one_is_served_where_nothing_is_said() -> None:
