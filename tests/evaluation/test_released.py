@@ -48,7 +48,8 @@ def test_one_gains_and_the_other_is_sharp(upscalers: dict[str, Upscaler], photog
 
 
 def test_blends_lie_between_the_two(photographs: str) -> None:
-    """In PSNR, and nearer to the faithful one the higher the fidelity; their colours are nearer than the sharp one's."""
+    """In PSNR, nearer to the faithful one the higher the fidelity; and their colours are nearer to HR's than the sharp
+    one's."""
     perceptual, faithful = (load_generator(RELEASED[name])[0] for name in ("perceptual", "psnr"))
     steps = {
         f"{fidelity}": Upscaler(interpolate(perceptual, faithful, fidelity)) for fidelity in (0.0, 0.25, 0.5, 0.75, 1.0)
