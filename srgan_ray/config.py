@@ -5,7 +5,7 @@ A command line, `config.json` in a run, a checkpoint and a search all use the sa
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -120,10 +120,17 @@ def to_settings(config: RunConfig) -> dict[str, Any]:
     return settings | {key: Path(settings[key]).name for key in FILES if key in settings}
 
 
-def to_flags(config: RunConfig) -> list[tuple[str, str]]:
-    """The flags, each with its value, that give this config on the command line: what differs from the defaults."""
+def to_flags(config: RunConfig) -> list[Sequence[str]]:
+    """The flags, each with its values, that give this config on the command line: what differs from the defaults."""
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    return [(flag, str(value)) for flag, value in _differences(config, defaults, "--")]
+    return [(flag, *to_words(value)) for flag, value in _differences(config, defaults, "--")]
+
+
+def to_words(value: Any) -> Sequence[str]:
+    """What stands after a flag: nothing where the flag alone says it."""
+    if value is True:
+        return ()
+    return value if isinstance(value, tuple) else (str(value),)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

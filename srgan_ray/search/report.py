@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from srgan_ray.config import to_flags
+from srgan_ray.config import to_flags, to_words
 from srgan_ray.data import images
 from srgan_ray.data.page import (
     FIGURES_STYLE,
@@ -90,18 +90,11 @@ def _flags(config: TuneConfig) -> list[Sequence[str]]:
     return [
         *to_flags(config.training),
         *(
-            (f"--{name.replace('_', '-')}", *_words(value))
+            (f"--{name.replace('_', '-')}", *to_words(value))
             for name, value in config.own_settings.items()
             if value != getattr(defaults, name)
         ),
     ]
-
-
-def _words(value: Any) -> Sequence[str]:
-    """What stands after a flag: nothing where the flag alone says it."""
-    if value is True:
-        return ()
-    return value if isinstance(value, tuple) else (str(value),)
 
 
 def _front(trials: Sequence[Trial], chosen: Trial | None) -> Iterator[str]:
