@@ -106,21 +106,25 @@ def hash_generator(content: bytes) -> str:
 
 
 def interpolate(perceptual: Generator, faithful: Generator, fidelity: float) -> Generator:
-    """A generator with weights (1 - fidelity) * perceptual + fidelity * faithful (Wang et al. 2018, §3.4).
+    """A generator, on the CPU, with weights (1 - fidelity) * perceptual + fidelity * faithful (Wang et al. 2018, §3.4).
 
     0 and 1 give the two generators' weights exactly. Raises InputError for generators of unlike size.
     """
     if perceptual.config != faithful.config:
         raise InputError(f"--fidelity-generator has {faithful.config}; wanted that of --generator, {perceptual.config}")
-    blend = Generator(perceptual.config)
-    theirs = faithful.state_dict()
-    blend.load_state_dict(
-        {
-            name: torch.lerp(tensor.cpu(), theirs[name].cpu(), fidelity) if tensor.is_floating_point() else tensor
-            for name, tensor in perceptual.state_dict().items()
-        }
-    )
-    return blend.eval()
+    generator = Generator(perceptual.config)
+    generator.load_state_dict(blend(perceptual.state_dict(), faithful.state_dict(), fidelity))
+    return generator.eval()
+
+
+def blend(
+    perceptual: dict[str, torch.Tensor], faithful: dict[str, torch.Tensor], fidelity: float
+) -> dict[str, torch.Tensor]:
+    """As `interpolate`, from tensors by name; counters are the first one's."""
+    return {
+        name: torch.lerp(tensor, faithful[name], fidelity) if tensor.is_floating_point() else tensor
+        for name, tensor in perceptual.items()
+    }
 
 
 def _parse(content: bytes) -> tuple[dict[str, str], dict[str, torch.Tensor]]:

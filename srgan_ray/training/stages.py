@@ -13,7 +13,7 @@ from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig
 from srgan_ray.data.feed import Batch, stack
 from srgan_ray.data.storage import split
 from srgan_ray.errors import InputError
-from srgan_ray.models.artifact import find_generator, load_generator
+from srgan_ray.models.artifact import blend, find_generator, load_generator
 from srgan_ray.models.discriminator import build_discriminator
 from srgan_ray.models.generator import Generator, build_generator
 from srgan_ray.models.perceptual import VGGFeatures, load_vgg
@@ -127,7 +127,7 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
     halfway = None
     if config.fidelity_generator:
         faithful = _to(_load_given("--fidelity-generator", config.fidelity_generator), worker)
-        halfway = functools.partial(_apply_halfway, generator, faithful)
+        halfway = functools.partial(_apply_halfway, generator, faithful.requires_grad_(False))
     wrapped_generator, wrapped_discriminator = worker.wrap(generator), worker.wrap(discriminator)
     discriminator_optimizer = state.discriminator_optimizer
     assert discriminator_optimizer
@@ -189,13 +189,9 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 
 def _apply_halfway(generator: Generator, faithful: Generator, lr: Tensor) -> Tensor:
     """LR to the SR of `artifact.interpolate(generator, faithful, 0.5)`, with gradients for the generator's weights."""
-    theirs = _tensors(faithful)
-    blend = {
-        name: torch.lerp(theirs[name].detach(), tensor, 0.5) if tensor.is_floating_point() else tensor
-        for name, tensor in _tensors(generator).items()
-    }
+    tensors = blend(_tensors(generator), _tensors(faithful), 0.5)
     with _evaluating(generator):
-        sr: Tensor = torch.func.functional_call(generator, blend, (lr,))
+        sr: Tensor = torch.func.functional_call(generator, tensors, (lr,))
     return sr
 
 
