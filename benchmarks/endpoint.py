@@ -76,7 +76,7 @@ def main(config: BenchmarkConfig) -> None:
 def _saturated(config: BenchmarkConfig, url: str, generator: Generator) -> dict[str, float]:
     body = images.encode(photograph(TILE_PX, TILE_PX), "jpeg")
     upscaler = Upscaler(generator)
-    tiles = [photograph(TILE_PX, TILE_PX)] * 2
+    tiles = [(photograph(TILE_PX, TILE_PX), upscaler.tiles(TILE_PX, TILE_PX)[0])] * 2
     ours = {
         "bare": lambda: _rate(lambda: upscaler.run(tiles), 2 * TILE_PX**2, config.seconds),
         "endpoint": lambda: _rate_of_endpoint(url, body, TILE_PX**2, config.seconds),

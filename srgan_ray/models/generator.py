@@ -11,6 +11,10 @@ from srgan_ray.data.degrade import SCALE
 from srgan_ray.errors import InputError
 from srgan_ray.models.layers import PReLU, ShuffledConv2d, join
 
+# How far, in LR pixels, a feature can change what is rendered: a kernel of 3 at LR's size, one at twice and one of 9 at
+# four times that size.
+RENDER_RADIUS_PX = 1 + 1 / 2 + 4 / SCALE
+
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorConfig:
@@ -71,15 +75,22 @@ class Generator(nn.Module):
         self.tail = ShuffledConv2d(width, 3, 9, padding=4)
 
     def forward(self, lr: Tensor) -> Tensor:
+        return self.render(self.extract(lr))
+
+    def extract(self, lr: Tensor) -> Tensor:
+        """LR to features (N, C, h, w): all that is done at LR's size."""
         shallow = self.head(lr)
-        return (self.tail(self.upsample(shallow + self.trunk(shallow))) + 1) / 2
+        return shallow + self.trunk(shallow)
+
+    def render(self, features: Tensor) -> Tensor:
+        """Features to SR: all that is done at a larger size."""
+        return (self.tail(self.upsample(features)) + 1) / 2
 
     @property
     def receptive_radius_px(self) -> int:
         """How far, in LR pixels, an input pixel can change the output: 40 for 16 blocks (39.5 before rounding up)."""
         head, blocks, trunk_end = 4, 2 * self.config.num_blocks, 1
-        upsample, tail = 1 + 1 / 2, 4 / SCALE
-        return math.ceil(head + blocks + trunk_end + upsample + tail)
+        return math.ceil(head + blocks + trunk_end + RENDER_RADIUS_PX)
 
 
 def _zero_batchnorm(num_features: int) -> nn.BatchNorm2d:

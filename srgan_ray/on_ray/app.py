@@ -24,8 +24,6 @@ REQUESTS_PER_REPLICA = 4
 # Pictures of ever other sizes: threads that share one arena leave fewer gaps in it, and of oneDNN's kernels, made for
 # each size of a tile, fewer than 1024 are kept. 70 s of 8 threads, with 64 kept: 1,060 MB at the end, not 1,307 and
 # growing. A layer with an activation has kernels of its own: with 64, a picture of 6 tiles took 1.7 s, with 256 1.4 s.
-# To keep freed memory, as a training does, would make a tile of a saturated replica 171 ms instead of 187, but with
-# pictures of all sizes took 3.3 GB after two minutes; huge pages (glibc.malloc.hugetlb) took 1.9 GB and gained nothing.
 REPLICA_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256"}
 STOPPING_S = 5  # beside the time limit of the requests that a stopping replica still answers
 

@@ -15,7 +15,7 @@ from srgan_ray.errors import InputError
 from srgan_ray.evaluation.diagnostics import consistency_db
 from srgan_ray.models.artifact import PSNR, Card, find_generator, interpolate, load_generator
 from srgan_ray.models.generator import Generator
-from srgan_ray.models.precision import FP32
+from srgan_ray.models.precision import FP32, best_device
 from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.serving.picture import Picture, check_fits, decode_picture, encode_picture, enlarge, over_white
 from srgan_ray.serving.scheduler import Scheduler
@@ -73,7 +73,7 @@ class Handler:
         self._models = _load(config)
         self._refused: tuple[str, ...] = ()
         self._upscaler = functools.lru_cache(UPSCALERS_KEPT)(_make_upscaler)
-        self._scheduler = Scheduler(self.watch.ran)
+        self._scheduler = Scheduler(best_device(), self.watch.ran)
         self.precision = self._upscaler(self._models, None, config.precision).precision
 
     @property

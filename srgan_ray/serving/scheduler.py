@@ -7,10 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 import numpy as np
+import torch
 
-from srgan_ray.models.upscaler import Tile, Upscaler, empty_output
+from srgan_ray.models.upscaler import Part, Tile, Upscaler, empty_output
 
 MAX_BATCH_PX = {"cpu": 272**2, "cuda": 16 * 272**2}  # LR pixels: a large tile, which keeps a CPU busy, or sixteen
+MAX_BATCHES = {"cpu": 4, "cuda": 1}  # at once, each with 0.1 GB of its own; on a GPU they would wait for each other
 
 
 class Job:
@@ -23,39 +25,47 @@ class Job:
         self.num_overflowed = 0
         self.sr = empty_output(lr)
         self.done: Future[None] = Future()
+        self._lock = threading.Lock()
 
     @property
     def kind(self) -> tuple[Upscaler, np.dtype, tuple[int, int]]:
         """Tiles of one kind can share a batch; this is the next one's."""
         return self.upscaler, self.lr.dtype, self.waiting[0].shape
 
-    def finish(self, tile: Tile, part: np.ndarray, overflowed: bool) -> None:
+    def finish(self, tile: Tile, part: Part) -> None:
         """Take a tile's output."""
-        tile.paste(part, self.sr)
-        self.num_overflowed += overflowed
-        self.num_unfinished -= 1
-        if not self.num_unfinished:
-            self.done.set_result(None)
+        tile.paste(part.sr, self.sr)
+        with self._lock:
+            self.num_overflowed += part.overflowed
+            self.num_unfinished -= 1
+            if not self.num_unfinished:
+                self.done.set_result(None)
 
     def fail(self, error: BaseException) -> None:
-        """Give up; tiles that still wait are dropped."""
-        self.waiting.clear()
-        if not self.done.done():
-            self.done.set_exception(error)
+        """Give up, for the first reason that is given; tiles that still wait are dropped."""
+        with self._lock:
+            if not self.done.done():
+                self.done.set_exception(error)
 
 
 class Scheduler:
-    """One thread runs the tiles of all pictures. A picture's turn is one batch: small ones do not wait for large ones.
+    """Runs the tiles of all pictures. A picture's turn is one batch: small ones do not wait for large ones.
 
-    A batch holds tiles of the picture whose turn it is and, as far as they fit, those of others of the same kind.
+    A batch holds tiles of the picture whose turn it is and, as far as they fit, those of others of the same kind. On a
+    CPU as many batches run at once as cores allow, each on its share of them: a core that has its own batch waits for
+    no other. On 2 cores a tile of 192 takes 146 ms so, and 123 ms on one core beside another.
     """
 
-    def __init__(self, ran: Callable[[int, float], None]) -> None:
-        """`ran` hears of each batch's number of tiles and seconds."""
+    def __init__(self, device: torch.device, ran: Callable[[int, float], None]) -> None:
+        """`ran` hears of each batch's number of tiles and seconds. The cores are those that torch may use."""
         self._ran = ran
+        self._num_cores = torch.get_num_threads()
+        self._most_at_once = min(self._num_cores, MAX_BATCHES[device.type])
+        self._num_running = 0
         self._jobs: deque[Job] = deque()  # the first one's turn is next
         self._arrival = threading.Condition()
-        threading.Thread(target=self._work, name="tiles", daemon=True).start()
+        for number in range(self._most_at_once):
+            threading.Thread(target=self._work, name=f"tiles {number}", daemon=True).start()
 
     def upscale(self, upscaler: Upscaler, lr: np.ndarray, check: Callable[[], None]) -> Job:
         """RGB (h, w, 3) to a finished job, whose `sr` is (4h, 4w, 3). May be called by many threads.
@@ -65,7 +75,7 @@ class Scheduler:
         job = Job(upscaler, lr, check)
         with self._arrival:
             self._jobs.append(job)
-            self._arrival.notify()
+            self._arrival.notify_all()
         job.done.result()
         return job
 
@@ -74,10 +84,20 @@ class Scheduler:
             with self._arrival:
                 self._arrival.wait_for(self._has_work)
                 batch = self._next_batch()
+                self._num_running += 1
+                num_cores = self._share()
             started = time.perf_counter()
             if batch := [(job, tile) for job, tile in batch if _is_wanted(job)]:
+                _use_cores(num_cores)
                 _run(batch)
                 self._ran(len(batch), time.perf_counter() - started)
+            with self._arrival:
+                self._num_running -= 1
+
+    def _share(self) -> int:
+        """The cores of a batch, beside those that run and those that can begin now."""
+        num_waiting = sum(len(job.waiting) for job in self._jobs)
+        return max(1, self._num_cores // min(self._most_at_once, self._num_running + num_waiting))
 
     def _next_batch(self) -> list[tuple[Job, Tile]]:
         first = self._jobs[0]
@@ -90,7 +110,7 @@ class Scheduler:
         return batch
 
     def _has_work(self) -> bool:
-        self._jobs = deque(job for job in self._jobs if job.waiting)
+        self._jobs = deque(job for job in self._jobs if job.waiting and not job.done.done())
         return bool(self._jobs)
 
 
@@ -104,10 +124,16 @@ def _is_wanted(job: Job) -> bool:
 
 def _run(batch: list[tuple[Job, Tile]]) -> None:
     try:
-        outputs = batch[0][0].upscaler.run([tile.cut(job.lr) for job, tile in batch])
+        parts = batch[0][0].upscaler.run([(job.lr, tile) for job, tile in batch])
     except Exception as error:
         for job, _ in batch:
             job.fail(error)
         return
-    for (job, tile), part, overflowed in zip(batch, *outputs):
-        job.finish(tile, part, overflowed)
+    for (job, tile), part in zip(batch, parts):
+        job.finish(tile, part)
+
+
+def _use_cores(num: int) -> None:
+    """In this thread, from now on."""
+    if torch.get_num_threads() != num:
+        torch.set_num_threads(num)

@@ -3,8 +3,10 @@ import pytest
 import torch
 
 from fakes import photograph
+from srgan_ray.data import images
+from srgan_ray.models import upscaler as upscaler_module
 from srgan_ray.models.generator import Generator, GeneratorConfig, build_generator, fold_batchnorm
-from srgan_ray.models.upscaler import Upscaler, inside, scaled, spans
+from srgan_ray.models.upscaler import Upscaler, scaled, spans
 
 
 def lively_generator(num_blocks: int = 4, num_features: int = 16) -> Generator:
@@ -21,13 +23,29 @@ def lively_generator(num_blocks: int = 4, num_features: int = 16) -> Generator:
     return generator
 
 
-@pytest.mark.parametrize("tile_px", [32, 48, 33])
-def test_tiled_equals_whole_bit_for_bit(tile_px: int) -> None:
+@pytest.fixture
+def whole_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No strips."""
+    monkeypatch.setitem(upscaler_module.STRIP_PX, "cpu", 1000)
+
+
+@pytest.mark.parametrize("strip_px", [1, 7, 32])
+@pytest.mark.parametrize("tile_px", [32, 48, 33, 1000])
+def test_tiled_equals_whole_bit_for_bit(tile_px: int, strip_px: int, monkeypatch, whole_at_once) -> None:
     generator, lr = lively_generator(), photograph(0, 101, 75)
     whole = Upscaler(generator, "fp32", tile_px=1000)(lr)
     assert whole.shape == (404, 300, 3)
     assert whole.std() > 20
+    monkeypatch.setitem(upscaler_module.STRIP_PX, "cpu", strip_px)
     np.testing.assert_array_equal(Upscaler(generator, "fp32", tile_px)(lr), whole)
+
+
+def test_the_upscaler_gives_what_the_generator_gives(whole_at_once) -> None:
+    generator, lr = lively_generator(), photograph(0, 40, 50)
+    with torch.inference_mode():
+        sr = generator(torch.from_numpy(images.to_float(lr))[None])[0]
+    difference = Upscaler(generator, "fp32", 16)(lr).astype(int) - images.to_levels(sr.numpy())
+    assert np.abs(difference).max() <= 1
 
 
 @pytest.mark.parametrize("tile_px", [32, 48])
@@ -40,7 +58,7 @@ def test_tiled_equals_whole_before_rounding(tile_px: int) -> None:
         for rows in spans(101, tile_px, generator.receptive_radius_px):
             for columns in spans(75, tile_px, generator.receptive_radius_px):
                 tile = generator(lr[..., rows.read, columns.read])
-                kept = tile[..., inside(rows), inside(columns)]
+                kept = tile[..., scaled(rows.inside), scaled(columns.inside)]
                 assert torch.equal(kept, whole[..., scaled(rows.keep), scaled(columns.keep)])
 
 
@@ -51,6 +69,14 @@ def test_a_smaller_overlap_shows(monkeypatch) -> None:
     assert (Upscaler(generator, "fp32", 32)(lr) != whole).any()
 
 
+def test_a_smaller_overlap_of_strips_shows(monkeypatch, whole_at_once) -> None:
+    generator, lr = lively_generator(), photograph(0, 101, 75)
+    whole = Upscaler(generator, "fp32", tile_px=1000)(lr)
+    monkeypatch.setitem(upscaler_module.STRIP_PX, "cpu", 32)
+    monkeypatch.setattr(upscaler_module, "RENDER_RADIUS_PX", 2)
+    assert (Upscaler(generator, "fp32", tile_px=1000)(lr) != whole).any()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 70), (40, 3), (65, 33)])
 def test_any_size(size: tuple[int, int]) -> None:
     assert Upscaler(lively_generator(1, 4), "fp32", 32)(photograph(0, *size)).shape == (4 * size[0], 4 * size[1], 3)
@@ -58,20 +84,29 @@ def test_any_size(size: tuple[int, int]) -> None:
 
 def test_a_batch_gives_what_its_parts_give_alone() -> None:
     upscaler = Upscaler(lively_generator(), "fp32")
-    parts = [photograph(seed, 24, 30) for seed in range(5)]
-    for together, part in zip(upscaler.run(parts).parts, parts):
-        np.testing.assert_array_equal(together, upscaler.run([part]).parts[0])
+    batch = [(photograph(seed, 24, 30), *upscaler.tiles(24, 30)) for seed in range(5)]
+    for together, alone in zip(upscaler.run(batch), batch):
+        np.testing.assert_array_equal(together.sr, upscaler.run([alone])[0].sr)
 
 
-@pytest.mark.parametrize("length", [1, 31, 32, 33, 100])
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 80, 81, 100, 1001])
 @pytest.mark.parametrize("tile_px", [8, 32])
 @pytest.mark.parametrize("overlap_px", [0, 5, 40])
 def test_spans_cover_everything_once(length: int, tile_px: int, overlap_px: int) -> None:
     parts = list(spans(length, tile_px, overlap_px))
     assert [i for part in parts for i in range(part.keep.start, part.keep.stop)] == list(range(length))
     for part in parts:
-        assert part.read.start == max(0, part.keep.start - overlap_px)
-        assert part.read.stop == min(length, part.keep.stop + overlap_px)
+        assert 0 <= part.read.start <= max(0, part.keep.start - overlap_px)
+        assert min(length, part.keep.stop + overlap_px) <= part.read.stop <= length
+        assert part.keep.start < part.keep.stop
+    (read_px,) = {part.read.stop - part.read.start for part in parts}
+    assert read_px <= tile_px + 2 * overlap_px
+
+
+def test_what_one_tile_can_read_is_one_tile() -> None:
+    upscaler = Upscaler(lively_generator(16, 4), "fp32")
+    assert [len(upscaler.tiles(*size)) for size in ((272, 272), (272, 273), (273, 273))] == [1, 2, 4]
+    assert {tile.shape for tile in upscaler.tiles(300, 400)} == {(190, 240)}
 
 
 def test_a_generator_in_training_mode_is_left_so() -> None:
@@ -91,23 +126,24 @@ def test_bf16_is_close_to_fp32() -> None:
 class Overflowing(Generator):
     """Its output is infinite in half precision where the input is bright."""
 
-    def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        sr = super().forward(lr)
+    def extract(self, lr: torch.Tensor) -> torch.Tensor:
+        features = super().extract(lr)
         is_bright = (lr.flatten(1).max(dim=1).values > 0.9).view(-1, 1, 1, 1)
-        return torch.where(is_bright, torch.inf, sr) if torch.is_autocast_enabled("cpu") else sr
+        return torch.where(is_bright, torch.inf, features) if torch.is_autocast_enabled("cpu") else features
 
 
 def test_a_tile_that_overflows_in_half_precision_is_run_in_fp32() -> None:
     generator = Overflowing(GeneratorConfig(1, 4))
     lr = np.zeros((32, 96, 3), np.uint8)
     lr[:, 80:] = 255  # in what the last of three tiles reads, and in no other
-    half, full = (Upscaler(generator, precision, 32) for precision in ("bf16", "fp32"))
-    parts = [tile.cut(lr)[:, -40:] for tile in half.tiles(32, 96)]
-    outputs = half.run(parts)
-    assert outputs.overflowed == [False, False, True]
-    np.testing.assert_array_equal(outputs.parts[2], full.run(parts).parts[2])
-    assert (outputs.parts[0] != full.run(parts).parts[0]).any(), "the others stay in half precision"
-    assert (half(lr) == full(lr))[:, 256:].all()
+    half, full = (Upscaler(generator, precision, 26) for precision in ("bf16", "fp32"))
+    batch = [(lr, tile) for tile in half.tiles(32, 96)]
+    parts, expected = half.run(batch), full.run(batch)
+    assert [part.overflowed for part in parts] == [False, False, True]
+    np.testing.assert_array_equal(parts[2].sr, expected[2].sr)
+    assert (parts[0].sr != expected[0].sr).any(), "the others stay in half precision"
+    first = 4 * batch[2][1].columns.keep.start
+    assert (half(lr) == full(lr))[:, first:].all()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -93,9 +93,9 @@ def test_red_stays_red(generator_file: str, monkeypatch) -> None:
     handler = Handler(ModelConfig(generator_file))
     run = Upscaler.run
 
-    def remember(self, parts):
-        seen.extend(parts)
-        return run(self, parts)
+    def remember(self, batch):
+        seen.extend(tile.cut(lr) for lr, tile in batch)
+        return run(self, batch)
 
     monkeypatch.setattr(Upscaler, "run", remember)
     red = np.zeros((8, 8, 3), np.uint8)

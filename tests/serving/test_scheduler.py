@@ -2,22 +2,39 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
 from fakes import photograph
 from srgan_ray.data.images import encode
 from srgan_ray.models.generator import GeneratorConfig, build_generator
-from srgan_ray.models.upscaler import Outputs, Upscaler
+from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.serving import scheduler as scheduler_module
 from srgan_ray.serving.handler import Handler, ModelConfig
 from srgan_ray.serving.scheduler import Scheduler
 
+CPU = torch.device("cpu")
+
 
 def nothing() -> None:
     pass
+
+
+@pytest.fixture
+def one_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(scheduler_module.MAX_BATCHES, "cpu", 1)
+
+
+@pytest.fixture
+def four_cores() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
 
 
 class Gated(Upscaler):
@@ -26,20 +43,22 @@ class Gated(Upscaler):
     def __init__(self, tile_px: int = 32) -> None:
         super().__init__(build_generator(GeneratorConfig(1, 4), 0), "fp32", tile_px)
         self.batches: list[list[np.ndarray]] = []
+        self.cores: list[int] = []
         self.begun, self.gate = threading.Semaphore(0), threading.Semaphore(0)
 
-    def run(self, parts):
-        self.batches.append(list(parts))
+    def run(self, batch):
+        self.batches.append([tile.cut(lr) for lr, tile in batch])
+        self.cores.append(torch.get_num_threads())
         self.begun.release()
         assert self.gate.acquire(timeout=10)
-        return super().run(parts)
+        return super().run(batch)
 
 
 class Crowd:
     """Pictures that wait while the model is held at its first batch, which is another picture's."""
 
     def __init__(self, upscaler: Gated) -> None:
-        self.upscaler, self.scheduler = upscaler, Scheduler(lambda *_: None)
+        self.upscaler, self.scheduler = upscaler, Scheduler(CPU, lambda *_: None)
         self._executor = ThreadPoolExecutor(32)
         self._first = self._submit(np.zeros((5, 5, 3), np.uint8), nothing)
         assert upscaler.begun.acquire(timeout=10)
@@ -69,7 +88,7 @@ def test_every_picture_comes_out_as_if_alone() -> None:
     upscaler = Upscaler(build_generator(GeneratorConfig(2, 8), 0), "fp32", 32)
     pictures = [photograph(seed, 20 + 9 * seed, 90 - 7 * seed) for seed in range(8)]
     pictures[3] = pictures[3].astype(np.uint16) * 257
-    scheduler = Scheduler(lambda *_: None)
+    scheduler = Scheduler(CPU, lambda *_: None)
     with ThreadPoolExecutor(8) as executor:
         results = list(executor.map(lambda lr: scheduler.upscale(upscaler, lr, nothing), pictures))
     for job, lr in zip(results, pictures):
@@ -77,7 +96,9 @@ def test_every_picture_comes_out_as_if_alone() -> None:
         assert job.num_overflowed == 0
 
 
-def test_a_small_picture_waits_one_turn_of_a_large_one() -> None:
+@pytest.mark.usefixtures("one_batch_at_a_time")
+def test_a_small_picture_waits_one_turn_of_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(scheduler_module.MAX_BATCH_PX, "cpu", 1)
     crowd = Crowd(Gated())
     large = crowd.send(np.full((32, 32 * 40, 3), 10, np.uint8))
     small = [crowd.send(np.full((20, 21 + number, 3), 200, np.uint8)) for number in range(5)]
@@ -87,6 +108,7 @@ def test_a_small_picture_waits_one_turn_of_a_large_one() -> None:
     assert all(future.result(10) for future in [large, *small])
 
 
+@pytest.mark.usefixtures("one_batch_at_a_time")
 def test_tiles_of_equal_shape_share_a_batch_across_pictures() -> None:
     crowd = Crowd(Gated())
     futures = [crowd.send(np.full((20, 20, 3), number, np.uint8)) for number in range(6)]
@@ -96,6 +118,7 @@ def test_tiles_of_equal_shape_share_a_batch_across_pictures() -> None:
     assert all(future.result(10) for future in [*futures, other])
 
 
+@pytest.mark.usefixtures("one_batch_at_a_time")
 def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(scheduler_module.MAX_BATCH_PX, "cpu", 3 * 20 * 20)
     crowd = Crowd(Gated())
@@ -104,6 +127,36 @@ def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(batch) for batch in crowd.release()] == [3, 3, 1]
 
 
+@pytest.mark.usefixtures("four_cores")
+def test_batches_run_at_once_and_share_the_cores() -> None:
+    upscaler = Gated()
+    scheduler = Scheduler(CPU, lambda *_: None)
+    with ThreadPoolExecutor() as executor:
+        futures = []
+        for side in (20, 21, 22, 23):  # one after the other, so of one core less each
+            futures.append(executor.submit(scheduler.upscale, upscaler, np.zeros((side, side, 3), np.uint8), nothing))
+            assert upscaler.begun.acquire(timeout=10)
+        futures.append(executor.submit(scheduler.upscale, upscaler, np.zeros((24, 24, 3), np.uint8), nothing))
+        assert not upscaler.begun.acquire(timeout=0.2), "a fifth has no core"
+        assert upscaler.cores == [4, 2, 1, 1]
+        upscaler.gate.release(1000)
+        assert all(future.result(10) for future in futures)
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_the_tiles_of_one_picture_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(scheduler_module.MAX_BATCH_PX, "cpu", 1)
+    upscaler, lr = Gated(), photograph(0, 20, 200)
+    with ThreadPoolExecutor() as executor:
+        future = executor.submit(Scheduler(CPU, lambda *_: None).upscale, upscaler, lr, nothing)
+        for _ in range(4):
+            assert upscaler.begun.acquire(timeout=10)
+        assert upscaler.cores == [1, 1, 1, 1]
+        upscaler.gate.release(1000)
+        np.testing.assert_array_equal(future.result(10).sr, upscaler(lr))
+
+
+@pytest.mark.usefixtures("one_batch_at_a_time")
 def test_work_that_is_given_up_leaves_the_others_alone() -> None:
     def give_up() -> None:
         raise InterruptedError
@@ -120,13 +173,13 @@ def test_work_that_is_given_up_leaves_the_others_alone() -> None:
 
 def test_a_failing_batch_fails_its_pictures_and_no_later_ones() -> None:
     class Failing(Upscaler):
-        def run(self, parts) -> Outputs:
-            if parts[0].max() == 13:
+        def run(self, batch):
+            if batch[0][0].max() == 13:
                 raise FloatingPointError("not finite")
-            return super().run(parts)
+            return super().run(batch)
 
     upscaler = Failing(build_generator(GeneratorConfig(1, 4), 0), "fp32", 32)
-    scheduler = Scheduler(lambda *_: None)
+    scheduler = Scheduler(CPU, lambda *_: None)
     with pytest.raises(FloatingPointError):
         scheduler.upscale(upscaler, np.full((20, 100, 3), 13, np.uint8), nothing)
     assert scheduler.upscale(upscaler, np.full((20, 20, 3), 7, np.uint8), nothing).sr.shape == (80, 80, 3)
@@ -135,11 +188,12 @@ def test_a_failing_batch_fails_its_pictures_and_no_later_ones() -> None:
 def test_tiles_that_needed_fp32_are_counted_for_their_picture(generator_file: str, monkeypatch) -> None:
     run = Upscaler.run
 
-    def overflow_where_dark(self, parts) -> Outputs:
-        return Outputs(run(self, parts).parts, [bool(part.max() < 100) for part in parts])
+    def overflow_where_dark(self, batch):
+        is_dark = [bool(lr.max() < 100) for lr, _ in batch]
+        return [part._replace(overflowed=dark) for part, dark in zip(run(self, batch), is_dark)]
 
     monkeypatch.setattr(Upscaler, "run", overflow_where_dark)
     handler = Handler(ModelConfig(generator_file, precision="bf16"))
     dark, bright = (encode(np.full((20, 400, 3), level, np.uint8), "png") for level in (10, 200))
-    assert handler.upscale(dark, "png", None).precision == "bf16, 3 tiles in fp32"
+    assert handler.upscale(dark, "png", None).precision == "bf16, 2 tiles in fp32"
     assert handler.upscale(bright, "png", None).precision == "bf16"
