@@ -27,6 +27,7 @@ from srgan_ray.serving.png import encode_png
 
 # of JPEG: libjpeg's own limit, a little below the format's
 MAX_SIDE_PX = {"png": 2**31 - 1, "jpeg": 65500, "webp": WEBP_MAX_SIDE_PX}
+STRIP_PX = 64  # rows
 
 
 class TooLargeForFormat(ValueError):
@@ -97,8 +98,8 @@ def enlarge(picture: Picture, upscale: Callable[[np.ndarray], np.ndarray]) -> Pi
         colour = _carry_colours_on(colour, alpha)
     large = upscale(colour)
     if picture.colour.shape[2] == 1:
-        large = _mean(large)
-    large_alpha = None if alpha is None else _mean(upscale(np.repeat(alpha, 3, axis=2)))
+        large = _by_strips(_mean, large)
+    large_alpha = None if alpha is None else _by_strips(_mean, upscale(np.repeat(alpha, 3, axis=2)))
     return picture._replace(colour=large, alpha=large_alpha, exif=with_size(picture.exif, *large.shape[:2]))
 
 
@@ -126,11 +127,20 @@ def encode_picture(picture: Picture, format: str) -> bytes:
 
 def over_white(picture: Picture) -> np.ndarray:
     """What is seen of it, as `uint8` (H, W, 3), or (H, W, 1) for grey."""
-    colour = _to_8_bits(picture.colour)
     if picture.alpha is None:
-        return colour
-    alpha = _to_8_bits(picture.alpha).astype(np.uint16)
-    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        return _to_8_bits(picture.colour)
+    return _by_strips(_blend_with_white, picture.colour, picture.alpha)
+
+
+def _blend_with_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    opacity = _to_8_bits(alpha).astype(np.uint16)
+    return ((_to_8_bits(colour) * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+
+
+def _by_strips(compute: Callable[..., np.ndarray], *layers: np.ndarray) -> np.ndarray:
+    """Of layers (H, W, …), some rows at a time: what it takes on the way is then small beside them."""
+    tops = range(0, len(layers[0]), STRIP_PX)
+    return np.concatenate([compute(*(layer[top : top + STRIP_PX] for layer in layers)) for top in tops])
 
 
 def _stack(picture: Picture) -> np.ndarray:
