@@ -32,10 +32,10 @@ from srgan_ray.data.feed import Feed
 from srgan_ray.models.discriminator import Discriminator
 from srgan_ray.models.generator import Generator, build_generator
 from srgan_ray.models.layers import ConvLeakyReLU, PReLU
+from srgan_ray.models.memory import keep_freed_memory
 from srgan_ray.models.perceptual import RANDOM
 from srgan_ray.training import plain, stages
 from srgan_ray.training.loop import LoopConfig
-from srgan_ray.training.memory import keep_freed_memory
 
 OURS, PLAIN_BF16, PLAIN_FP32 = SIDES = ("ours", "plain_bf16", "plain_fp32")
 WARM_UP = 2  # steps

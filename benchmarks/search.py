@@ -26,6 +26,7 @@ import tyro
 from srgan_ray.data.crops import CropConfig
 from srgan_ray.evaluation.judge import Judge
 from srgan_ray.models.artifact import PSNR, load_generator
+from srgan_ray.models.memory import WORKER_ENVIRONMENT
 from srgan_ray.models.perceptual import RANDOM
 from srgan_ray.on_ray.session import ray_session
 from srgan_ray.search.config import RANDOM as DRAWN
@@ -34,7 +35,6 @@ from srgan_ray.search.search import Search, training_of
 from srgan_ray.search.trials import Trial
 from srgan_ray.training import plain
 from srgan_ray.training.loop import LoopConfig
-from srgan_ray.training.memory import WORKER_ENVIRONMENT
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,10 +76,10 @@ def train(argv: list[str]) -> Summary:
 
 def tune(argv: list[str]) -> Summary:
     """Trainings with other settings, and the best of them: perception against distortion."""
+    from srgan_ray.models.memory import WORKER_ENVIRONMENT
     from srgan_ray.on_ray.session import ray_session
     from srgan_ray.search.config import TuneConfig
     from srgan_ray.search.search import Search
-    from srgan_ray.training.memory import WORKER_ENVIRONMENT
 
     search = Search(parse(TuneConfig, argv, "tune"))
     with search.opened():

@@ -41,6 +41,8 @@ class RunConfig:
     """Adam's."""
     precision: str = "auto"
     """bf16, fp32, or auto: bf16 where the hardware multiplies it natively."""
+    init: str = ""
+    """A generator to go on from: a run folder, a generator file, or a released one; nothing: new weights, by --seed."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:

@@ -20,12 +20,12 @@ from tqdm import tqdm
 from srgan_ray.config import RunConfig, from_dict, to_dict
 from srgan_ray.data.storage import Folder, below
 from srgan_ray.errors import InputError
+from srgan_ray.models.memory import WORKER_ENVIRONMENT
 from srgan_ray.on_ray.cluster import share_for
 from srgan_ray.on_ray.gloo import TorchOnNodes
 from srgan_ray.training.checkpoint import sealed
 from srgan_ray.training.folder import CHECKPOINTS, RAY_FILES, RunFolder
 from srgan_ray.training.loop import Report, format_row
-from srgan_ray.training.memory import WORKER_ENVIRONMENT
 from srgan_ray.training.run import run
 from srgan_ray.training.stages import Worker
 

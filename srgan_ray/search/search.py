@@ -101,4 +101,4 @@ def _with_absolute_paths(space: Space, config: TuneConfig) -> Space:
     if "init" not in space:
         return space
     inits = [with_absolute_paths(dataclasses.replace(config, init=init)) for init in ends(space["init"])]
-    return {**space, "init": CategoricalDistribution([config.init for config in inits])}  # type: ignore[attr-defined]
+    return {**space, "init": CategoricalDistribution([config.init for config in inits])}

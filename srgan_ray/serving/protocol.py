@@ -25,7 +25,7 @@ class Limits:
     max_megapixels: float = 4
     """Megapixels of the photograph, told by its header before it is decoded; above it, 413."""
     max_megapixels_at_once: float = 8
-    """Megapixels decoded at a time; other requests wait for them. 0.1 to 0.45 GB each with its result, by depth."""
+    """Megapixels decoded at a time; other requests wait for them. 0.15 to 0.5 GB each with its result, by depth."""
     max_waiting: int = 16
     """Requests that wait or run in a replica; above it, 503."""
     receive_limit_s: float = 60

@@ -12,10 +12,10 @@ from srgan_ray.data.manifest import read_manifest
 from srgan_ray.data.storage import absolute, below
 from srgan_ray.models.artifact import RELEASED
 from srgan_ray.models.generator import Generator
+from srgan_ray.models.memory import keep_freed_memory
 from srgan_ray.training.checkpoint import Checkpoints
 from srgan_ray.training.folder import CHECKPOINTS, RunFolder
 from srgan_ray.training.loop import Report, train
-from srgan_ray.training.memory import keep_freed_memory
 from srgan_ray.training.stages import Worker, build_stage, check_stage, load_init
 from srgan_ray.training.state import TrainState
 from srgan_ray.training.validation import Validation
@@ -25,11 +25,14 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config as processes with other working directories need it."""
     if isinstance(config, TrainConfig):
         weights = str(Path(config.vgg_weights).resolve()) if Path(config.vgg_weights).is_file() else config.vgg_weights
-        init, faithful = (
-            given if given in ("", *RELEASED) else absolute(given) for given in (config.init, config.fidelity_generator)
-        )
-        config = dataclasses.replace(config, init=init, fidelity_generator=faithful, vgg_weights=weights)
-    return dataclasses.replace(config, data=absolute(config.data), out=absolute(config.out))
+        faithful = _absolute_generator(config.fidelity_generator)
+        config = dataclasses.replace(config, fidelity_generator=faithful, vgg_weights=weights)
+    init = _absolute_generator(config.init)
+    return dataclasses.replace(config, data=absolute(config.data), out=absolute(config.out), init=init)
+
+
+def _absolute_generator(given: str) -> str:
+    return given if given in ("", *RELEASED) else absolute(given)
 
 
 def check_inputs(config: RunConfig) -> None:

@@ -66,6 +66,8 @@ def build_stage(config: RunConfig, worker: Worker) -> Stage:
 
 def check_stage(config: RunConfig) -> None:
     """Raise InputError where the files that a stage begins from are missing or do not fit; trains nothing."""
+    if isinstance(config, PretrainConfig) and config.init and (size := load_init(config).config) != config.generator:
+        raise InputError(f"--init {config.init} has {size}; wanted that of --generator.…, {config.generator}")
     if isinstance(config, TrainConfig):
         sizes = [load_init(config).config]
         if config.fidelity_generator:
@@ -77,8 +79,8 @@ def check_stage(config: RunConfig) -> None:
         load_vgg(config.vgg_weights)
 
 
-def load_init(config: TrainConfig) -> Generator:
-    """The pretrained generator to begin from. Raises InputError naming --init."""
+def load_init(config: RunConfig) -> Generator:
+    """The generator to begin from. Raises InputError naming --init."""
     return _load_given("--init", config.init)
 
 
@@ -94,7 +96,8 @@ def _load_given(setting: str, given: str) -> Generator:
 
 
 def _build_pretrain(config: PretrainConfig, worker: Worker) -> Stage:
-    generator = _to(build_generator(config.generator, config.crops.seed), worker)
+    new = load_init(config) if config.init else build_generator(config.generator, config.crops.seed)
+    generator = _to(new, worker)
     state = TrainState(generator.train(), None, (config.learning_rate,), config.loop.ema_decay)
     cast = autocast(resolve_precision(config.precision, worker.device), worker.device)
     wrapped = worker.wrap(generator)

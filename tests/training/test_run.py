@@ -16,6 +16,7 @@ from srgan_ray.errors import InputError
 from srgan_ray.evaluation.judge import load_val_pairs
 from srgan_ray.evaluation.metrics import psnr
 from srgan_ray.models.artifact import load_generator
+from srgan_ray.models.generator import GeneratorConfig
 from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.training import plain
 from srgan_ray.training.checkpoint import Checkpoints
@@ -197,6 +198,16 @@ def test_training_starts_from_the_pretrained_weights(train_config: TrainConfig) 
     torch.testing.assert_close(after["tail.weight"], before["tail.weight"])
 
 
+def test_pretraining_goes_on_from_a_generator(pretrain_config: PretrainConfig, tmp_path: Path) -> None:
+    plain.fit(pretrain_config)
+    on = dataclasses.replace(pretrain_config, init=pretrain_config.out, out=str(tmp_path / "on"), learning_rate=1e-12)
+    plain.fit(steps(on, 1))
+    before = load_generator(Path(pretrain_config.out) / "generator.safetensors")[0].state_dict()
+    torch.testing.assert_close(final_state(on)["generator"]["tail.weight"], before["tail.weight"])
+    with pytest.raises(InputError, match=r"--init .*num_blocks=1.*wanted that of --generator.*num_blocks=2"):
+        check_run(dataclasses.replace(on, generator=GeneratorConfig(2, 8)))
+
+
 def test_mixed_validates_under_both_degradations(pretrain_config: PretrainConfig) -> None:
     crops = dataclasses.replace(pretrain_config.crops, degradation="mixed")
     pairs, _ = load_val_pairs(pretrain_config.data, crops.degradation, 32)
@@ -250,6 +261,11 @@ def test_two_commands_do_not_work_on_one_run(pretrain_config: PretrainConfig) ->
 def test_missing_beginnings_are_refused(train_config: TrainConfig, change: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_run(dataclasses.replace(train_config, **change))
+
+
+def test_a_missing_generator_to_go_on_from_is_refused(pretrain_config: PretrainConfig) -> None:
+    with pytest.raises(InputError, match="--init nowhere does not exist"):
+        check_run(dataclasses.replace(pretrain_config, init="nowhere"))
 
 
 def test_unknown_settings_are_refused(pretrain_config: PretrainConfig) -> None:
