@@ -1,6 +1,7 @@
 """How a process that runs networks holds its memory."""
 
 import ctypes
+from collections.abc import Callable
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _MAX_INT = 2**31 - 1
@@ -29,5 +30,5 @@ def return_freed_memory() -> None:
         trim(0)
 
 
-def _of_glibc(function: str) -> ctypes._NamedFuncPointer | None:
+def _of_glibc(function: str) -> Callable[..., int] | None:
     return getattr(ctypes.CDLL(None), function, None)
