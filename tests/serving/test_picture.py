@@ -3,6 +3,7 @@
 import io
 import itertools
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 
@@ -390,6 +391,25 @@ def test_other_modes_are_read_as_pillow_reads_them(mode: str) -> None:
     assert result.mode == expected.mode
     difference = np.asarray(result).astype(int) - nearest(np.asarray(expected))
     assert np.abs(difference).max() <= tolerance
+
+
+@pytest.mark.parametrize("has_alpha", [True, False])
+def test_what_is_seen_over_white_takes_little_memory_on_the_way(has_alpha: bool) -> None:
+    """A large picture by strips gives what Pillow gives for it whole."""
+    rng = np.random.default_rng(0)
+    colour = rng.integers(0, 65536, (1500, 1000, 3), np.uint16)
+    alpha = rng.integers(0, 256, (1500, 1000, 1), np.uint16) * 257 if has_alpha else None
+    picture = picture_module.Picture(colour, alpha, b"", None, Image.Exif())
+    tracemalloc.start()
+    seen = picture_module.over_white(picture)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.5 * seen.nbytes
+    levels = cv2.convertScaleAbs(colour, alpha=1 / 257)
+    if alpha is not None:
+        layers = Image.fromarray(np.dstack([levels, alpha // 257]).astype(np.uint8))
+        levels = np.asarray(Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers))[..., :3]
+    assert np.abs(seen.astype(int) - levels).max() <= 1
 
 
 def test_a_transparent_colour_of_a_palette_and_of_rgb() -> None:
