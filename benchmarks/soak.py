@@ -31,7 +31,7 @@ from srgan_ray.serving.handler import ModelConfig
 from srgan_ray.serving.protocol import Limits, ServeConfig
 
 NUM_CLIENTS, MAX_WAITING = 10, 8
-RETRY_S, NUM_TRIES = 1, 60
+RETRY_S, NUM_TRIES = 1, 300
 REPLICA = "ray::ServeReplica:srgan-ray:Upscaler"
 
 
@@ -53,7 +53,7 @@ class Clients:
     def __init__(self, url: str, max_side_px: int) -> None:
         self.answers: Counter[str] = Counter()
         self.num_given_up = 0
-        self._url, self._max_side_px, self._ended = url, max_side_px, threading.Event()
+        self._url, self._max_side_px, self._ended, self._lock = url, max_side_px, threading.Event(), threading.Lock()
         self._threads = [threading.Thread(target=self._run, args=(seed,)) for seed in range(NUM_CLIENTS)]
         for thread in self._threads:
             thread.start()
@@ -71,12 +71,15 @@ class Clients:
             size = dice.randint(1, self._max_side_px), dice.randint(1, self._max_side_px)
             kind, wanted = dice.choice(["png", "jpeg", "webp"]), dice.choice(["png", "jpeg", "webp"])
             body = images.encode(cv2.resize(photograph, size, interpolation=cv2.INTER_AREA), kind)
-            self.num_given_up += not self._succeeds(body, kind, wanted)
+            if not self._succeeds(body, kind, wanted):
+                with self._lock:
+                    self.num_given_up += 1
 
     def _succeeds(self, body: bytes, kind: str, wanted: str) -> bool:
         for _ in range(NUM_TRIES):
             answer = self._post(body, kind, wanted)
-            self.answers[answer] += 1
+            with self._lock:
+                self.answers[answer] += 1
             if answer == "200":
                 return True
             time.sleep(RETRY_S)
