@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import uvicorn
 from fastapi import FastAPI
 
@@ -25,6 +26,15 @@ from srgan_ray.models.generator import GeneratorConfig, build_generator
 from srgan_ray.search.trials import FINISHED, Trial
 
 SMALL = GeneratorConfig(num_blocks=1, num_features=8)
+
+
+@contextlib.contextmanager
+def torch_threads(num: int) -> Iterator[None]:
+    """As if torch had so many cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num)
+    yield
+    torch.set_num_threads(before)
 
 
 def photograph(seed: int, height: int = 120, width: int = 152) -> np.ndarray:

@@ -109,6 +109,7 @@ class Upscaler:
             ]
 
     def _run_in_fp32(self, lr: Tensor, tile: Tile, dtype: np.dtype) -> np.ndarray:
+        """What a tile keeps, outside autocast. Raises FloatingPointError where it is not finite."""
         sr = self._render(self._generator.extract(lr), tile, dtype)
         if sr is None:
             raise FloatingPointError("the generator gives values that are not finite: its weights are damaged")

@@ -1,19 +1,17 @@
 """Searches under Ray Tune: real runs, gone on with after kills, and the front that one works out by hand."""
 
-import contextlib
 import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from fakes import finished_trial, write_generator
+from fakes import finished_trial, torch_threads, write_generator
 from processes import processes_of, wait_for
 from srgan_ray.config import TrainConfig, from_dict, with_settings
 from srgan_ray.data.crops import CropConfig
@@ -134,14 +132,6 @@ def population(config: TuneConfig, shards: Path) -> TuneConfig:
     return dataclasses.replace(config, data=str(shards), population=True, loop=loop, trials=3, baseline_seeds=0)
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.slow
 def test_weights_of_a_population_went_through_the_schedule_that_is_told(
     population: TuneConfig, ray_cluster: None, tmp_path: Path
@@ -158,7 +148,7 @@ def test_weights_of_a_population_went_through_the_schedule_that_is_told(
     by_hand = str(tmp_path / "by_hand")
     for stretch, end in zip(schedule, ends):
         training = with_settings(dataclasses.replace(population.training, out=by_hand), stretch.settings)
-        with one_thread():  # as each trial has
+        with torch_threads(1):  # as each trial has
             plain.fit(training, last_step=end)
     ours, theirs = (
         load_latest(dataclasses.replace(training, out=out)) for out in (str(run_of(population, trial.number)), by_hand)

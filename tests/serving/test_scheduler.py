@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fakes import photograph
+from fakes import photograph, torch_threads
 from srgan_ray.data.images import encode
 from srgan_ray.models.generator import GeneratorConfig, build_generator
 from srgan_ray.models.upscaler import Upscaler
@@ -31,10 +31,8 @@ def one_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def four_cores() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(4):
+        yield
 
 
 class Gated(Upscaler):
