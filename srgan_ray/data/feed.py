@@ -180,7 +180,7 @@ def stack(crops: list[np.ndarray]) -> torch.Tensor:
     """`uint8` images (H, W, 3) of one size to one `float32` tensor (N, 3, H, W) in [0, 1]."""
     planes = np.empty((len(crops), 3, *crops[0].shape[:2]), np.uint8)  # cheaper to rearrange as bytes than as floats
     for plane, crop in zip(planes, crops):
-        plane[...] = np.moveaxis(crop, -1, 0)
+        plane[...] = crop.transpose(2, 0, 1)
     return torch.from_numpy(images.to_float(np.moveaxis(planes, 1, -1)))
 
 

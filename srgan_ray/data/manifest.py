@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import platform
 from collections.abc import Iterable, Sequence
@@ -183,10 +184,11 @@ def _check_free(folder: Folder) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides the pixels and the numbers that come out."""
-    packages = ("torch", "torchvision", "ray", "numpy", "opencv-python-headless", "pillow")
+    """Of what decides the pixels and the numbers that come out; without Ray, where a run needs none, `none`."""
+    packages = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow")
     ours = {"python": platform.python_version(), "srgan-ray": srgan_ray.__version__}
-    return ours | {name: importlib.metadata.version(name) for name in packages}
+    ray = importlib.metadata.version("ray") if importlib.util.find_spec("ray") else "none"
+    return ours | {name: importlib.metadata.version(name) for name in packages} | {"ray": ray}
 
 
 def summarize(folder: Folder, manifest: Manifest) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from srgan_ray.data.feed import Batch
 from srgan_ray.errors import InputError
-from srgan_ray.training.state import TrainState
+from srgan_ray.training.state import TrainState, set_learning_rate
 
 CONSTANT, DROP, COSINE = SCHEDULES = ("constant", "drop", "cosine")
 WARM_UP = 0.05  # share of the steps
@@ -113,8 +113,7 @@ def learning_rate_at(step: int, base: float, config: LoopConfig) -> float:
 def set_learning_rates(state: TrainState, step: int, config: LoopConfig) -> None:
     """Give every optimizer of the stage its learning rate of `step`."""
     for optimizer, base in zip(state.optimizers, state.learning_rates):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, base, config)
+        set_learning_rate(optimizer, learning_rate_at(step, base, config))
 
 
 def format_row(row: dict[str, Any], num_steps: int) -> str:

@@ -18,6 +18,7 @@ from srgan_ray.models.discriminator import build_discriminator
 from srgan_ray.models.generator import Generator, build_generator
 from srgan_ray.models.perceptual import VGGFeatures, load_vgg
 from srgan_ray.models.precision import BF16, Autocast, autocast, best_device, resolve_precision
+from srgan_ray.training.gpu import Beside, CastTogether, GraphedStep, TakeStep
 from srgan_ray.training.losses import adversarial_loss, content_loss, pattern_loss, pixel_loss
 from srgan_ray.training.state import TrainState
 from srgan_ray.training.steps import Weights, adversarial_step, gradient_norm, pretrain_step
@@ -48,7 +49,7 @@ class Stage(NamedTuple):
     """What the loop needs of a stage."""
 
     state: TrainState
-    take_step: Callable[[Batch], dict[str, Tensor]]
+    take_step: TakeStep
     loss_val: Callable[[np.ndarray, np.ndarray], float]
     """Of an SR and an HR photograph, `uint8` (H, W, 3); the generator with the lowest mean is kept as the best."""
     gradient_norms: Callable[[Batch], dict[str, float]]
@@ -99,11 +100,12 @@ def _build_pretrain(config: PretrainConfig, worker: Worker) -> Stage:
     new = load_init(config) if config.init else build_generator(config.generator, config.crops.seed)
     generator = _to(new, worker)
     state = TrainState(generator.train(), None, (config.learning_rate,), config.loop.ema_decay)
-    cast = autocast(resolve_precision(config.precision, worker.device), worker.device)
-    wrapped = worker.wrap(generator)
+    precision = resolve_precision(config.precision, worker.device)
+    cast = autocast(precision, worker.device)
+    wrapped = _wrap(generator, precision, worker)
 
     def take_step(batch: Batch) -> dict[str, Tensor]:
-        return pretrain_step(wrapped, state.generator_optimizer, _move(batch, worker), cast)
+        return pretrain_step(wrapped, state.generator_optimizer, batch, cast)
 
     def loss_val(sr: np.ndarray, hr: np.ndarray) -> float:
         return pixel_loss(stack([sr]), stack([hr])).item()
@@ -112,7 +114,7 @@ def _build_pretrain(config: PretrainConfig, worker: Worker) -> Stage:
         lr, hr = _move(batch, worker)
         return {"gradient_norm_pixel": gradient_norm(lambda sr: pixel_loss(sr, hr), _apply(generator, lr, cast))}
 
-    return Stage(state, take_step, loss_val, gradient_norms, "")
+    return Stage(state, _on_device(take_step, worker), loss_val, gradient_norms, "")
 
 
 def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
@@ -131,8 +133,8 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
     if config.fidelity_generator:
         faithful = _to(_load_given("--fidelity-generator", config.fidelity_generator), worker)
         halfway = functools.partial(_apply_halfway, generator, faithful.requires_grad_(False))
-    wrapped_generator, wrapped_discriminator = worker.wrap(generator), worker.wrap(discriminator)
-    discriminator_optimizer = state.discriminator_optimizer
+    wrapped_generator, wrapped_discriminator = _wrap(generator, precision, worker), worker.wrap(discriminator)
+    discriminator_optimizer, beside = state.discriminator_optimizer, Beside(worker.device)
     assert discriminator_optimizer
 
     def take_step(batch: Batch) -> dict[str, Tensor]:
@@ -144,8 +146,9 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
             discriminator_optimizer,
             weights,
             halfway,
-            _move(batch, worker),
+            batch,
             cast,
+            beside,
         )
 
     def loss_val(sr: np.ndarray, hr: np.ndarray) -> float:
@@ -178,7 +181,7 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
         with _evaluating(discriminator):
             return {f"gradient_norm_{name}": gradient_norm(term, sr) for name, term in terms.items()}
 
-    return Stage(state, take_step, loss_val, gradient_norms, vgg.stamp)
+    return Stage(state, _on_device(take_step, worker), loss_val, gradient_norms, vgg.stamp)
 
 
 @contextlib.contextmanager
@@ -215,5 +218,22 @@ def _to(network: Network, worker: Worker) -> Network:
     return network.to(worker.device).to(memory_format=torch.channels_last)
 
 
+def _wrap(generator: Generator, precision: str, worker: Worker) -> nn.Module:
+    wrapped = worker.wrap(generator)
+    return CastTogether(wrapped) if precision == BF16 and _is_lone_gpu(worker) else wrapped
+
+
+def _is_lone_gpu(worker: Worker) -> bool:
+    return worker.device.type == "cuda" and worker.num_workers == 1
+
+
+def _on_device(take_step: TakeStep, worker: Worker) -> TakeStep:
+    """The same step for batches on the CPU. A graph cannot hold what workers do together."""
+    step = GraphedStep(take_step) if _is_lone_gpu(worker) else take_step
+    return lambda batch: step(_move(batch, worker))
+
+
 def _move(batch: Batch, worker: Worker) -> Batch:
-    return Batch(*(images.to(worker.device, memory_format=torch.channels_last) for images in batch))
+    if worker.device.type == "cuda":
+        batch = Batch(*(images.pin_memory() for images in batch))  # from elsewhere the copy waits for the step before
+    return Batch(*(images.to(worker.device, memory_format=torch.channels_last, non_blocking=True) for images in batch))

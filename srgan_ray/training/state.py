@@ -91,7 +91,7 @@ class TrainState:
         if saved["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"checkpoint of schema version {saved['schema_version']}; wanted {SCHEMA_VERSION}")
         for name, part in self._parts().items():
-            part.load_state_dict(saved[name])
+            part.load_state_dict(_with_own_groups(part, saved[name]) if isinstance(part, Optimizer) else saved[name])
         for name in COUNTERS:
             setattr(self, name, saved[name])
         torch.set_rng_state(saved["rng"])
@@ -113,8 +113,28 @@ def statistics(network: nn.Module) -> list[Tensor]:
 
 
 def adam(network: nn.Module, learning_rate: float) -> Adam:
-    """Adam with beta1 = 0.9, as in the paper (§3.2)."""
-    return Adam(network.parameters(), lr=learning_rate, betas=(0.9, 0.999), fused=True)
+    """Adam with beta1 = 0.9, as in the paper (§3.2).
+
+    On a GPU its learning rate is a tensor, which a graph of the step reads where it lies (`graph.GraphedStep`).
+    """
+    device = next(network.parameters()).device
+    on_gpu = device.type == "cuda"
+    rate = torch.tensor(learning_rate, device=device) if on_gpu else learning_rate
+    return Adam(network.parameters(), lr=rate, betas=(0.9, 0.999), fused=True, capturable=on_gpu)
+
+
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    """Of the next step."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
+
+
+def _with_own_groups(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """What was saved, perhaps on another device, with this one's way to hold the learning rate."""
+    return {**saved, "param_groups": optimizer.state_dict()["param_groups"]}
 
 
 @torch.no_grad()

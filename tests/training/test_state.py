@@ -71,6 +71,16 @@ def test_each_network_has_its_own_learning_rate() -> None:
     assert rates == pytest.approx([1e-4, 4e-4])
 
 
+def test_a_checkpoint_of_a_gpu_leaves_the_learning_rate_a_number() -> None:
+    """There it is a tensor, for a graph; of Adam only the moments are taken over."""
+    state, saved = new_state(), new_state().state_dict()
+    for group in saved["generator_optimizer"]["param_groups"]:
+        group |= {"lr": torch.tensor(0.5), "capturable": True}
+    state.load_state_dict(saved)
+    [group] = state.generator_optimizer.param_groups
+    assert (group["lr"], group["capturable"]) == (1e-3, False)
+
+
 def test_what_is_due_when() -> None:
     assert [step for step in range(1, 8) if is_due(step, 3, 7)] == [3, 6, 7]
 

@@ -1,0 +1,95 @@
+"""A step as a CUDA graph, beside the same step launched kernel by kernel. Most need a GPU; cuDNN's results differ from
+run to run, and the two ways may use other algorithms: curves are compared, not bits."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig
+from srgan_ray.data.feed import Feed
+from srgan_ray.models.precision import BF16, autocast
+from srgan_ray.training import plain, stages
+from srgan_ray.training.gpu import WARM_UP, CastTogether
+from srgan_ray.training.loop import LoopConfig, set_learning_rates
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+
+STEPS = 3 * WARM_UP
+LOOP = LoopConfig(steps=STEPS, schedule="cosine")
+
+
+@on_gpu
+@pytest.mark.parametrize("stage", ["pretrain", "train"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_graph_learns_what_single_kernels_learn(
+    stage: str,
+    precision: str,
+    pretrain_config: PretrainConfig,
+    train_config: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the learning rate changes from step to step, as it does here."""
+    train_config = dataclasses.replace(train_config, fidelity_generator=train_config.init, pixel_weight=1.0)
+    config = dataclasses.replace(train_config if stage == "train" else pretrain_config, precision=precision)
+    graphed, moved = learn(config)
+    monkeypatch.setattr(stages, "GraphedStep", lambda take_step: take_step)
+    eager, moved_eager = learn(config)
+    torch.testing.assert_close(graphed, eager, rtol=5e-2, atol=2e-3)
+    torch.testing.assert_close(moved, moved_eager, rtol=5e-2, atol=0)
+
+
+@on_gpu
+def test_each_step_sees_its_own_batch(pretrain_config: PretrainConfig) -> None:
+    stage = stages.build_stage(dataclasses.replace(pretrain_config, learning_rate=1e-12), stages.single_worker())
+    batches = [batch for _, batch in Feed(pretrain_config.data, pretrain_config.crops).batches(1, STEPS)]
+    losses = [stage.take_step(batch)["loss"].item() for batch in batches]
+    assert len(set(losses)) == STEPS
+    again = [stage.take_step(batch)["loss"].item() for batch in batches]
+    assert again == pytest.approx(losses, rel=1e-2)
+
+
+@on_gpu
+def test_a_run_goes_on_from_a_checkpoint_of_the_cpu(
+    pretrain_config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it goes on with are Adam's moments of that checkpoint, on the GPU."""
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "best_device", lambda: torch.device("cpu"))
+        plain.fit(pretrain_config, last_step=5)
+    summary = plain.fit(pretrain_config)
+    assert summary["step"] == 10
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
+def test_weights_that_are_cast_together_learn_the_same_bits(device: str) -> None:
+    cast = autocast(BF16, torch.device(device))
+    alone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Sequential(nn.Conv2d(8, 3, 3, bias=False))).to(
+        device
+    )
+    together = copy.deepcopy(alone)
+    images = torch.rand(2, 3, 12, 12, device=device)
+    for network in (alone, CastTogether(together)):
+        with cast():
+            network(images).float().square().mean().backward()
+    for (name, one), (_, other) in zip(alone.named_parameters(), together.named_parameters()):
+        assert one.grad is not None
+        assert one.grad.abs().sum() > 0
+        assert torch.equal(one.grad, other.grad), name
+    assert torch.equal(alone[1].running_mean, together[1].running_mean)
+
+
+def learn(config: RunConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses of STEPS steps, and how far the generator's weights moved in the last ones."""
+    stage = stages.build_stage(config, stages.single_worker())
+    losses = []
+    for step, batch in Feed(config.data, config.crops).batches(1, STEPS):
+        if step == STEPS - 1:
+            before = copy.deepcopy(list(stage.state.generator.parameters()))
+        set_learning_rates(stage.state, step, LOOP)
+        losses.append(torch.stack(list(stage.take_step(batch).values())).cpu())
+        stage.state.advance()
+    moved = [(now - then).abs().mean() for now, then in zip(stage.state.generator.parameters(), before)]
+    return torch.stack(losses), torch.stack(moved).mean().cpu()
