@@ -93,8 +93,7 @@ class TrainConfig(RunConfig):
     pixel_weight: float = 0.0
     """Weight of the pixel loss beside the content loss; 0, the paper's, leaves it out."""
     pattern_weight: float = 0.0
-    """Weight of the loss on what is everywhere alike, checkerboards and shifts of colour; 0, the paper's, leaves it
-    out."""
+    """Weight of the loss on checkerboards, patterns that are everywhere alike; 0, the paper's, leaves it out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -61,7 +61,7 @@ class Beside:
         self._stream = torch.cuda.Stream() if device.type == "cuda" else None
 
     @contextlib.contextmanager
-    def it(self) -> Iterator[None]:
+    def __call__(self) -> Iterator[None]:
         """What is begun inside waits for what was begun before, not for what comes after. Gradients go the same way."""
         if self._stream:
             self._stream.wait_stream(torch.cuda.current_stream())

@@ -14,18 +14,18 @@ def pixel_loss(sr: Tensor, hr: Tensor) -> Tensor:
 
 
 def pattern_loss(sr: Tensor, hr: Tensor) -> Tensor:
-    """The square of the mean of (sr - hr) in each of the 4x4 phases of the pixel shuffles, averaged over phases and
-    colours. Images (N, 3, H, W), sides multiples of 4.
+    """The variance of the mean of (sr - hr) over the 4x4 phases of the pixel shuffles, averaged over the colours.
+    Images (N, 3, H, W), sides multiples of 4.
 
-    It sees what is everywhere alike, a pattern or a shift of the colours, which a content loss behind strided layers
-    hardly does, and nothing else: no texture. `diagnostics.checkerboard` and `colour_drift` measure the same. The means
-    are weighted by the inverse of the local variance, as in the former, here HR's in each block of 4x4: where HR is
-    even a pattern is seen, and where it is not the mean of a batch is hardly more than noise.
+    It sees patterns that are everywhere alike, which a content loss behind strided layers hardly does, and nothing
+    else: neither colour nor texture. `diagnostics.checkerboard` measures the same. As there, the means are weighted by
+    the inverse of the local variance, here HR's in each block of 4x4: where HR is even a pattern is seen, and where it
+    is not the mean of a batch is hardly more than noise.
     """
     residual = _to_blocks(sr.float() - hr.float())
     weight = 1 / (LEAST_VARIANCE / 255**2 + _to_blocks(hr.float()).var(dim=(3, 5), correction=0, keepdim=True))
     means = (weight * residual).sum(dim=(0, 2, 4)) / weight.sum(dim=(0, 2, 4))
-    return means.square().mean()
+    return means.var(dim=(1, 2), correction=0).mean()
 
 
 def _to_blocks(images: Tensor) -> Tensor:

@@ -59,11 +59,11 @@ def adversarial_step(
     without its weight, `loss_discriminator`, and the mean of D(hr) and D(G(lr)) as `d_hr` and `d_sr`.
     """
     terms = {}
-    with beside.it(), autocast():
+    with beside(), autocast():
         hr_features = _without_gradient(vgg, batch.hr)
     with autocast():
         sr = generator(batch.lr)
-    with beside.it(), autocast():
+    with beside(), autocast():
         terms["content"] = content_loss(vgg(sr), hr_features)
 
     # Discriminator: both verdicts in one pass, which is what data-parallel wrappers can follow.
