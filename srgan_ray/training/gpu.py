@@ -1,7 +1,7 @@
 """What makes a step quick on a GPU, where most kernels are over before Python has launched the next one."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,26 +52,6 @@ class GraphedStep:
         recording = torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local")
         with recording, _choosing_algorithms():
             self._terms = self._take_step(self._batch)
-
-
-class Beside:
-    """A second stream of a GPU. Elsewhere what is put beside the rest is done in its turn."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream() if device.type == "cuda" else None
-
-    @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
-        """What is begun inside waits for what was begun before, not for what comes after. Gradients go the same way."""
-        if self._stream:
-            self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream) if self._stream else contextlib.nullcontext():
-            yield
-
-    def join(self) -> None:
-        """What comes after waits for all that was put beside."""
-        if self._stream:
-            torch.cuda.current_stream().wait_stream(self._stream)
 
 
 class CastTogether(nn.Module):

@@ -18,7 +18,7 @@ from srgan_ray.models.discriminator import build_discriminator
 from srgan_ray.models.generator import Generator, build_generator
 from srgan_ray.models.perceptual import VGGFeatures, load_vgg
 from srgan_ray.models.precision import BF16, Autocast, autocast, best_device, resolve_precision
-from srgan_ray.training.gpu import Beside, CastTogether, GraphedStep, TakeStep
+from srgan_ray.training.gpu import CastTogether, GraphedStep, TakeStep
 from srgan_ray.training.losses import adversarial_loss, content_loss, pattern_loss, pixel_loss
 from srgan_ray.training.state import TrainState
 from srgan_ray.training.steps import Weights, adversarial_step, gradient_norm, pretrain_step
@@ -134,7 +134,7 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
         faithful = _to(_load_given("--fidelity-generator", config.fidelity_generator), worker)
         halfway = functools.partial(_apply_halfway, generator, faithful.requires_grad_(False))
     wrapped_generator, wrapped_discriminator = _wrap(generator, precision, worker), worker.wrap(discriminator)
-    discriminator_optimizer, beside = state.discriminator_optimizer, Beside(worker.device)
+    discriminator_optimizer = state.discriminator_optimizer
     assert discriminator_optimizer
 
     def take_step(batch: Batch) -> dict[str, Tensor]:
@@ -148,7 +148,6 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
             halfway,
             batch,
             cast,
-            beside,
         )
 
     def loss_val(sr: np.ndarray, hr: np.ndarray) -> float:

@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 
 from srgan_ray.data.feed import Batch
 from srgan_ray.models.precision import Autocast
-from srgan_ray.training.gpu import Beside
 from srgan_ray.training.losses import adversarial_loss, content_loss, discriminator_loss, pattern_loss, pixel_loss
 
 
@@ -48,23 +47,16 @@ def adversarial_step(
     halfway: Callable[[Tensor], Tensor] | None,
     batch: Batch,
     autocast: Autocast,
-    beside: Beside,
 ) -> dict[str, Tensor]:
     """One step of the discriminator (equation 2), then one of the generator (equation 3) against it.
 
-    The content loss, which has nothing to do with the discriminator, may be computed beside it. `halfway` is the
-    generator blended with another (LR to SR), if it is to be trained so too: by the pixel loss.
+    `halfway` is the generator blended with another (LR to SR), if it is to be trained so too: by the pixel loss.
 
     Returns `loss` (the weighted content, adversarial, pixel, pattern and half-way losses), each of these as `loss_…`
     without its weight, `loss_discriminator`, and the mean of D(hr) and D(G(lr)) as `d_hr` and `d_sr`.
     """
-    terms = {}
-    with beside(), autocast():
-        hr_features = _without_gradient(vgg, batch.hr)
     with autocast():
         sr = generator(batch.lr)
-    with beside(), autocast():
-        terms["content"] = content_loss(vgg(sr), hr_features)
 
     # Discriminator: both verdicts in one pass, which is what data-parallel wrappers can follow.
     discriminator.requires_grad_(True)
@@ -75,7 +67,9 @@ def adversarial_step(
 
     # Generator: gradients flow through the discriminator and VGG19, but not into their weights.
     discriminator.requires_grad_(False)
+    terms = {}
     with autocast():
+        terms["content"] = content_loss(vgg(sr), _without_gradient(vgg, batch.hr))
         terms["adversarial"] = adversarial_loss(*discriminator(sr))
     terms["pixel"] = pixel_loss(sr, batch.hr)
     terms["pattern"] = pattern_loss(sr, batch.hr)
@@ -83,7 +77,6 @@ def adversarial_step(
         with autocast():
             blended = halfway(batch.lr)
         terms["halfway"] = pixel_loss(blended, batch.hr)
-    beside.join()
     weight = {**weights._asdict(), "halfway": weights.pixel}
     loss = torch.stack([weight[name] * term for name, term in terms.items()]).sum()
     descend(generator_optimizer, loss)

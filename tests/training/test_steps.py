@@ -10,7 +10,6 @@ from srgan_ray.models.discriminator import DiscriminatorConfig, build_discrimina
 from srgan_ray.models.generator import GeneratorConfig, build_generator
 from srgan_ray.models.perceptual import load_vgg
 from srgan_ray.models.precision import autocast
-from srgan_ray.training.gpu import Beside
 from srgan_ray.training.losses import adversarial_loss, discriminator_loss, pattern_loss, pixel_loss
 from srgan_ray.training.state import adam
 from srgan_ray.training.steps import Weights, adversarial_step, gradient_norm, pretrain_step
@@ -45,7 +44,7 @@ class Gan:
 
     def step(self, batch: Batch, weights: Weights = PAPER, cast=FP32) -> dict[str, torch.Tensor]:
         networks = self.generator, self.discriminator, self.vgg
-        return adversarial_step(*networks, *self.optimizers, weights, None, batch, cast, Beside(torch.device("cpu")))
+        return adversarial_step(*networks, *self.optimizers, weights, None, batch, cast)
 
 
 def moved(network: nn.Module, before: dict[str, torch.Tensor]) -> float:
