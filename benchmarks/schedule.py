@@ -1,10 +1,10 @@
 """The reference's whole schedule on one GPU, and how near its two steps come to what the GPU can multiply.
 
 The paper's networks (16 blocks of 64 features, batch 16, crops of 96), 20,000 steps of pretraining and then 5,000 of
-SRGAN, by the plain loop without Ray, fed from shards: seconds of the run itself with its validations and checkpoints.
-Before that, of each stage on a batch that is on the GPU already: a step launched kernel by kernel, the same step as a
-graph, how far the losses of the two lie apart, the share of the bf16 peak (of a large matrix product measured in the
-same process), and the kernels that take the most time.
+SRGAN (with a random VGG19), by the plain loop without Ray, fed from shards: seconds of the run itself with its
+validations and checkpoints. After each stage, on one batch again and again: a step launched kernel by kernel, the same
+step as a graph, how far the losses of the two lie apart, the share of the bf16 peak (of a large matrix product measured
+in the same process), and the kernels that take the most time.
 
     srgan-ray prepare SOURCE --out SHARDS
     python benchmarks/schedule.py --data SHARDS
@@ -37,6 +37,7 @@ from srgan_ray.training.loop import LoopConfig
 
 PEAK_SIDE = 8192  # of the matrices whose product is the peak
 LOSSES = 20  # steps whose losses are compared
+PROFILED = 10  # steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +51,7 @@ class BenchmarkConfig:
     train_steps: int = 5000
     """Steps of the second stage."""
     timed_steps: int = 100
-    """Steps on a batch that is there already, three times."""
-    vgg_weights: str = RANDOM
-    """Weights of the content loss."""
+    """Steps on one batch, three times."""
 
 
 def main(config: BenchmarkConfig) -> None:
@@ -83,12 +82,7 @@ def _stages(config: BenchmarkConfig, scratch: str) -> list[RunConfig]:
     crops = CropConfig(degradation="matlab_bicubic")
     init = PretrainConfig(config.data, f"{scratch}/init", crops, loop(config.pretrain_steps))
     train = TrainConfig(
-        config.data,
-        f"{scratch}/run",
-        crops,
-        loop(config.train_steps),
-        init=init.out,
-        vgg_weights=config.vgg_weights,
+        config.data, f"{scratch}/run", crops, loop(config.train_steps), init=init.out, vgg_weights=RANDOM
     )
     return [init, train]
 
@@ -141,9 +135,9 @@ def _time(action: Callable[[], object], num: int) -> float:
     return statistics.median(rounds)
 
 
-def _print_kernels(action: Callable[[], object], num: int = 10) -> None:
+def _print_kernels(action: Callable[[], object]) -> None:
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        for _ in range(num):
+        for _ in range(PROFILED):
             action()
         torch.cuda.synchronize()
     table = profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=25, max_name_column_width=90)

@@ -155,7 +155,7 @@ def crop_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
 def to_float(images: np.ndarray) -> np.ndarray:
     """`uint8` or `uint16` (…, H, W, 3), over their whole range, to `float32` (…, 3, H, W) in [0, 1]."""
     most = np.float32(np.iinfo(images.dtype).max)
-    return np.divide(np.moveaxis(images, -1, -3), most, dtype=np.float32)  # one pass: a seventh of the time of two
+    return np.divide(np.moveaxis(images, -1, -3), most, dtype=np.float32)  # in one pass, without a copy in between
 
 
 def to_levels(planes: np.ndarray, dtype: np.typing.DTypeLike = np.uint8) -> np.ndarray:

@@ -115,7 +115,7 @@ def statistics(network: nn.Module) -> list[Tensor]:
 def adam(network: nn.Module, learning_rate: float) -> Adam:
     """Adam with beta1 = 0.9, as in the paper (§3.2).
 
-    On a GPU its learning rate is a tensor, which a graph of the step reads where it lies (`graph.GraphedStep`).
+    On a GPU its learning rate is a tensor, which a graph of the step reads where it lies (`gpu.GraphedStep`).
     """
     device = next(network.parameters()).device
     on_gpu = device.type == "cuda"

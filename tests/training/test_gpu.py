@@ -55,7 +55,6 @@ def test_each_step_sees_its_own_batch(pretrain_config: PretrainConfig) -> None:
 def test_a_run_goes_on_from_a_checkpoint_of_the_cpu(
     pretrain_config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And what it goes on with are Adam's moments of that checkpoint, on the GPU."""
     with monkeypatch.context() as patch:
         patch.setattr(stages, "best_device", lambda: torch.device("cpu"))
         plain.fit(pretrain_config, last_step=5)
