@@ -114,7 +114,7 @@ def _make_plain(side: str) -> None:
     load_vgg, build_discriminator = stages.load_vgg, stages.build_discriminator
     stages.load_init = lambda config: _to_plain(load(config))
     stages.build_generator = lambda *arguments: _to_plain(build(*arguments))
-    stages.load_vgg = lambda weights: _take_apart(load_vgg(weights))
+    stages.load_vgg = lambda *arguments: _take_apart(load_vgg(*arguments))
     stages.build_discriminator = lambda *arguments: _one_batch_at_a_time(_take_apart(build_discriminator(*arguments)))
     stages.BF16 = "left in fp32"  # VGG19's weights
     if side == PLAIN_FP32:

@@ -15,7 +15,7 @@ from srgan_ray.data.crops import CropConfig
 from srgan_ray.errors import InputError
 from srgan_ray.models.discriminator import DiscriminatorConfig
 from srgan_ray.models.generator import GeneratorConfig
-from srgan_ray.models.perceptual import CACHED
+from srgan_ray.models.perceptual import CACHED, NUM_BLOCKS
 from srgan_ray.models.precision import check_precision
 from srgan_ray.training.loop import DROP, LoopConfig
 
@@ -85,6 +85,9 @@ class TrainConfig(RunConfig):
     """Adam's for the discriminator; None: that of the generator, as in the paper."""
     content_weight: float = 1.0
     """Weight of the content loss (equation 3)."""
+    content_blocks: int = 1
+    """How many of VGG's five blocks the content loss looks at, from the last, after each one's last ReLU. 1: the
+    paper's; 5: down to edges and fine texture too."""
     adversarial_weight: float = 1e-3
     """Weight of the adversarial loss beside the content loss (equation 3)."""
     vgg_weights: str = CACHED
@@ -94,6 +97,8 @@ class TrainConfig(RunConfig):
     """Weight of the pixel loss beside the content loss; 0, the paper's, leaves it out."""
     pattern_weight: float = 0.0
     """Weight of the loss on checkerboards, patterns that are everywhere alike; 0, the paper's, leaves it out."""
+    colour_weight: float = 0.0
+    """Weight of the loss on each crop's mean colour; 0, the paper's, leaves it out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,7 +106,9 @@ class TrainConfig(RunConfig):
             raise InputError(
                 f"--discriminator-learning-rate {self.discriminator_learning_rate}; wanted more than 0, or None"
             )
-        for name in ("content_weight", "adversarial_weight", "pixel_weight", "pattern_weight"):
+        if not 1 <= self.content_blocks <= NUM_BLOCKS:
+            raise InputError(f"--content-blocks {self.content_blocks}; wanted 1 to {NUM_BLOCKS}")
+        for name in ("content_weight", "adversarial_weight", "pixel_weight", "pattern_weight", "colour_weight"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}; wanted 0 or more")
         if self.fidelity_generator and not self.pixel_weight:

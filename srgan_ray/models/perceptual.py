@@ -15,6 +15,7 @@ from srgan_ray.errors import InputError
 from srgan_ray.models.layers import join
 
 CACHED, IMAGENET, RANDOM = "cached", "imagenet", "random"
+NUM_BLOCKS = 5
 LAST_RELU = {"vgg19": 36, "vgg16": 30}  # length of torchvision's features up to the ReLU before the last pooling
 FEATURE_SCALE = 1 / 12.75
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # which torchvision's networks expect
@@ -26,8 +27,8 @@ _WAYS_OUT = (
 
 
 class VGGFeatures(nn.Module):
-    """Images (N, 3, H, W), RGB in [0, 1], to (N, 512, H/16, W/16): VGG19 after the ReLU of conv5_4, or VGG16 after
-    that of conv5_3, times 1/12.75.
+    """Images (N, 3, H, W), RGB in [0, 1], to features, times 1/12.75, after the last ReLU of each of VGG's last
+    `num_blocks` blocks. The last ones are (N, 512, H/16, W/16): those of conv5_4 in VGG19, of conv5_3 in VGG16.
 
     Frozen, always in eval mode. `stamp` says which weights these are.
     """
@@ -35,35 +36,43 @@ class VGGFeatures(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, layers: nn.Sequential, stamp: str) -> None:
+    def __init__(self, layers: nn.Sequential, stamp: str, num_blocks: int = 1) -> None:
         super().__init__()
         self.layers = join(layers)
         self.stamp = stamp
+        self._num_blocks = num_blocks
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers((images - self.mean) / self.std) * FEATURE_SCALE
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features, ends = (images - self.mean) / self.std, []
+        for layer in self.layers:
+            if isinstance(layer, nn.MaxPool2d):
+                ends.append(features)
+            features = layer(features)
+        return [end * FEATURE_SCALE for end in [*ends, features][-self._num_blocks :]]
 
     def train(self, mode: bool = True) -> "VGGFeatures":
         return super().train(False)
 
 
-def load_vgg(weights: str) -> VGGFeatures:
+def load_vgg(weights: str, num_blocks: int = 1) -> VGGFeatures:
     """VGG19 up to conv5_4 with ImageNet weights: `cached` (torchvision's file, if it was downloaded before),
-    `imagenet` (downloaded by torchvision if need be), a FILE, or `random` (seed 0).
+    `imagenet` (downloaded by torchvision if need be), a FILE, or `random` (seed 0). It gives the features of its last
+    `num_blocks` blocks.
 
     FILE is a state dict of torchvision's vgg19 or vgg16; the classifier's part may be missing from it.
     Raises InputError where the weights are not to be had or do not fit.
     """
     if weights == RANDOM:
-        return VGGFeatures(_initialise(_build("vgg19", LAST_RELU["vgg19"]).to_empty(device="cpu")), "random, seed 0")
+        layers = _initialise(_build("vgg19", LAST_RELU["vgg19"]).to_empty(device="cpu"))
+        return VGGFeatures(layers, "random, seed 0", num_blocks)
     from torchvision.models import VGG19_Weights  # takes a second and a half, and only this stage needs it
 
     path = find_weights("--vgg-weights", weights, VGG19_Weights.IMAGENET1K_V1.url, _WAYS_OUT)
     name, layers = load_features("--vgg-weights", path, LAST_RELU)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    return VGGFeatures(layers, f"{name}, {path.name}, sha256 {digest}…")
+    return VGGFeatures(layers, f"{name}, {path.name}, sha256 {digest}…", num_blocks)
 
 
 def load_features(setting: str, path: Path, lengths: Mapping[str, int]) -> tuple[str, nn.Sequential]:

@@ -31,6 +31,7 @@ CHANGEABLE = (
     "adversarial_weight",
     "pixel_weight",
     "pattern_weight",
+    "colour_weight",
 )
 SHARE_REPLACED = 1 / 4
 SHARE_DRAWN = 1 / 4  # of settings, from their whole range; the others are multiplied by one of these

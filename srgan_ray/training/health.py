@@ -7,7 +7,7 @@ from srgan_ray.evaluation.judge import find_faults
 MIN_PULL = 1e-4  # of the weaker loss term, over the stronger
 SURE, UNSURE = 0.98, 0.02
 ADVICE = {
-    "colour_drift": "the colours shift; lower --learning-rate, or let it fall (--schedule cosine)",
+    "colour_drift": "the colours shift; take --schedule cosine, or give `train` a --colour-weight",
     "checkerboard": "a pattern with the period of the pixel shuffle; train longer, or give `train` a --pattern-weight",
     "consistency_db": "SR made small again is not LR any more; lower --adversarial-weight, or pretrain longer",
 }

@@ -33,9 +33,15 @@ def _to_blocks(images: Tensor) -> Tensor:
     return images.unflatten(3, (-1, SCALE)).unflatten(2, (-1, SCALE))
 
 
-def content_loss(sr_features: Tensor, hr_features: Tensor) -> Tensor:
-    """Mean squared error of VGG features, equation 5; `perceptual.VGGFeatures` has scaled them by 1/12.75."""
-    return mse_loss(sr_features.float(), hr_features.float())
+def colour_loss(sr: Tensor, hr: Tensor) -> Tensor:
+    """Mean squared error of the mean colour of each image (N, 3, H, W): `diagnostics.colour_drift`, as a loss."""
+    return mse_loss(sr.float().mean(dim=(2, 3)), hr.float().mean(dim=(2, 3)))
+
+
+def content_loss(sr_features: list[Tensor], hr_features: list[Tensor]) -> Tensor:
+    """Mean squared error of VGG features, equation 5, summed over the blocks where there are more than the paper's one;
+    `perceptual.VGGFeatures` has scaled them by 1/12.75."""
+    return torch.stack([mse_loss(sr.float(), hr.float()) for sr, hr in zip(sr_features, hr_features)]).sum()
 
 
 def adversarial_loss(sr_logits: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from srgan_ray.models.generator import Generator, build_generator
 from srgan_ray.models.perceptual import VGGFeatures, load_vgg
 from srgan_ray.models.precision import BF16, Autocast, autocast, best_device, resolve_precision
 from srgan_ray.training.gpu import CastTogether, GraphedStep, TakeStep
-from srgan_ray.training.losses import adversarial_loss, content_loss, pattern_loss, pixel_loss
+from srgan_ray.training.losses import adversarial_loss, colour_loss, content_loss, pattern_loss, pixel_loss
 from srgan_ray.training.state import TrainState
 from srgan_ray.training.steps import Weights, adversarial_step, gradient_norm, pretrain_step
 
@@ -121,14 +121,20 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
     generator = _to(load_init(config), worker)
     discriminator = _to(build_discriminator(config.discriminator, config.crops.crop_px, config.crops.seed), worker)
     precision = resolve_precision(config.precision, worker.device)
-    vgg = _to(load_vgg(config.vgg_weights), worker)
+    vgg = _to(load_vgg(config.vgg_weights, config.content_blocks), worker)
     if precision == BF16:
         vgg.layers.to(torch.bfloat16)  # once, since these weights never change; autocast would do it in each pass
     learning_rates = (config.learning_rate, config.discriminator_learning_rate or config.learning_rate)
     generator.train(not config.hold_statistics)  # no other layer of it knows of the mode
     state = TrainState(generator, discriminator.train(), learning_rates, config.loop.ema_decay)
     cast = autocast(precision, worker.device)
-    weights = Weights(config.content_weight, config.adversarial_weight, config.pixel_weight, config.pattern_weight)
+    weights = Weights(
+        config.content_weight,
+        config.adversarial_weight,
+        config.pixel_weight,
+        config.pattern_weight,
+        config.colour_weight,
+    )
     halfway = None
     if config.fidelity_generator:
         faithful = _to(_load_given("--fidelity-generator", config.fidelity_generator), worker)
@@ -171,12 +177,17 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
         def pattern(sr: Tensor) -> Tensor:
             return weights.pattern * pattern_loss(sr, hr)
 
+        def colour(sr: Tensor) -> Tensor:
+            return weights.colour * colour_loss(sr, hr)
+
         sr = _apply(generator, lr, cast)
         terms = {"content": content, "adversarial": adversarial}
         if weights.pixel:
             terms["pixel"] = pixel
         if weights.pattern:
             terms["pattern"] = pattern
+        if weights.colour:
+            terms["colour"] = colour
         with _evaluating(discriminator):
             return {f"gradient_norm_{name}": gradient_norm(term, sr) for name, term in terms.items()}
 
@@ -209,8 +220,9 @@ def _apply(generator: Generator, lr: Tensor, cast: Autocast) -> Tensor:
         return generator(lr)
 
 
-def _features(vgg: VGGFeatures, image: np.ndarray, worker: Worker) -> Tensor:
-    return vgg(stack([image]).to(worker.device, memory_format=torch.channels_last))
+def _features(vgg: VGGFeatures, image: np.ndarray, worker: Worker) -> list[Tensor]:
+    features: list[Tensor] = vgg(stack([image]).to(worker.device, memory_format=torch.channels_last))
+    return features
 
 
 def _to(network: Network, worker: Worker) -> Network:

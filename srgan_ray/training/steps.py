@@ -16,7 +16,14 @@ from torch.optim import Optimizer
 
 from srgan_ray.data.feed import Batch
 from srgan_ray.models.precision import Autocast
-from srgan_ray.training.losses import adversarial_loss, content_loss, discriminator_loss, pattern_loss, pixel_loss
+from srgan_ray.training.losses import (
+    adversarial_loss,
+    colour_loss,
+    content_loss,
+    discriminator_loss,
+    pattern_loss,
+    pixel_loss,
+)
 
 
 class Weights(NamedTuple):
@@ -26,6 +33,7 @@ class Weights(NamedTuple):
     adversarial: float
     pixel: float
     pattern: float
+    colour: float
 
 
 def pretrain_step(generator: nn.Module, optimizer: Optimizer, batch: Batch, autocast: Autocast) -> dict[str, Tensor]:
@@ -52,8 +60,8 @@ def adversarial_step(
 
     `halfway` is the generator blended with another (LR to SR), if it is to be trained so too: by the pixel loss.
 
-    Returns `loss` (the weighted content, adversarial, pixel, pattern and half-way losses), each of these as `loss_…`
-    without its weight, `loss_discriminator`, and the mean of D(hr) and D(G(lr)) as `d_hr` and `d_sr`.
+    Returns `loss` (the weighted content, adversarial, pixel, pattern, colour and half-way losses), each of these as
+    `loss_…` without its weight, `loss_discriminator`, and the mean of D(hr) and D(G(lr)) as `d_hr` and `d_sr`.
     """
     with autocast():
         sr = generator(batch.lr)
@@ -73,6 +81,7 @@ def adversarial_step(
         terms["adversarial"] = adversarial_loss(*discriminator(sr))
     terms["pixel"] = pixel_loss(sr, batch.hr)
     terms["pattern"] = pattern_loss(sr, batch.hr)
+    terms["colour"] = colour_loss(sr, batch.hr)
     if halfway:
         with autocast():
             blended = halfway(batch.lr)
@@ -107,6 +116,7 @@ def descend(optimizer: Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def _without_gradient(network: nn.Module, images: Tensor) -> Tensor:
+def _without_gradient(vgg: nn.Module, images: Tensor) -> list[Tensor]:
     with torch.no_grad():
-        return network(images)
+        features: list[Tensor] = vgg(images)
+    return features

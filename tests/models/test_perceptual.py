@@ -20,12 +20,18 @@ def test_features_are_torchvisions_after_the_last_relu(name: str, num_convolutio
     seen = []
     convolutions = [index for index, layer in enumerate(theirs.features) if isinstance(layer, torch.nn.Conv2d)]
     assert len(convolutions) == num_convolutions  # the last is conv5_4, or conv5_3
-    theirs.features[convolutions[-1] + 1].register_forward_hook(lambda *args: seen.append(args[-1].clone()))
+    ends = [index - 1 for index, layer in enumerate(theirs.features) if isinstance(layer, torch.nn.MaxPool2d)]
+    for index in ends:
+        theirs.features[index].register_forward_hook(lambda *args: seen.append(args[-1].clone()))
     preprocess = torchvision.models.VGG19_Weights.IMAGENET1K_V1.transforms()
     theirs.features(torchvision.transforms.functional.normalize(images, preprocess.mean, preprocess.std))
-    torch.testing.assert_close(ours(images), seen[0] / 12.75)
-    assert ours(images).min() >= 0
+    [features] = ours(images)
+    torch.testing.assert_close(features, seen[-1] / 12.75)
+    assert features.min() >= 0
     assert ours.stamp.startswith(f"{name}, weights.pth")
+    of_all_blocks = load_vgg(str(tmp_path / "weights.pth"), 5)(images)
+    assert [features.shape[1] for features in of_all_blocks] == [64, 128, 256, 512, 512]
+    torch.testing.assert_close(of_all_blocks, [features / 12.75 for features in seen])
 
 
 def test_the_classifiers_weights_may_be_missing(tmp_path: Path) -> None:
@@ -33,8 +39,8 @@ def test_the_classifiers_weights_may_be_missing(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "whole.pth")
     torch.save({key: value for key, value in state.items() if "features" in key}, tmp_path / "features.pth")
     images = torch.rand(1, 3, 32, 32)
-    whole, features = (load_vgg(str(tmp_path / name)) for name in ("whole.pth", "features.pth"))
-    assert torch.equal(whole(images), features(images))
+    whole, features = (load_vgg(str(tmp_path / name))(images)[0] for name in ("whole.pth", "features.pth"))
+    assert torch.equal(whole, features)
 
 
 def test_frozen_in_eval_mode_but_gradients_pass() -> None:
@@ -54,8 +60,9 @@ def test_random_weights_are_seeded_stamped_and_keep_the_scale() -> None:
     vgg, again = load_vgg("random"), load_vgg("random")
     assert "random" in vgg.stamp
     images = torch.rand(2, 3, 64, 64)
-    assert torch.equal(vgg(images), again(images))
-    assert 0.05 < (12.75 * vgg(images)).square().mean() < 20
+    [features], [same] = vgg(images), again(images)
+    assert torch.equal(features, same)
+    assert 0.05 < (12.75 * features).square().mean() < 20
 
 
 @pytest.mark.parametrize("weights", ["cached", "no/such/file.pth"])

@@ -30,6 +30,22 @@ def test_the_generators_statistics_are_held_where_asked(train_config: TrainConfi
     assert not torch.equal(weights, flat(generator.parameters()))
 
 
+def test_the_configs_terms_make_the_loss(train_config: TrainConfig) -> None:
+    weights = {"content": 2.0, "adversarial": 3.0, "pixel": 4.0, "pattern": 5.0, "colour": 6.0}
+    config = dataclasses.replace(train_config, **{f"{name}_weight": weight for name, weight in weights.items()})
+    _, batch = next(iter(Feed(config.data, config.crops).batches(1, 1)))
+    stage = build_stage(config, single_worker())
+    norms, terms = stage.gradient_norms(batch), stage.take_step(batch)
+    assert norms.keys() == {f"gradient_norm_{name}" for name in weights}
+    assert all(norm > 0 for norm in norms.values())
+    expected = sum(weight * terms[f"loss_{name}"].item() for name, weight in weights.items())
+    assert terms["loss"].item() == pytest.approx(expected, rel=1e-5)
+    of_all_blocks = build_stage(dataclasses.replace(config, content_blocks=5), single_worker()).take_step(batch)
+    assert of_all_blocks["loss_content"] > 1.5 * terms["loss_content"]
+    with pytest.raises(InputError, match=r"--content-blocks 6; wanted 1 to 5"):
+        dataclasses.replace(config, content_blocks=6)
+
+
 def test_the_blend_half_way_is_trained(train_config: TrainConfig, faithful: str) -> None:
     """By the pixel loss of the blend that is served: its gradient is added, and nothing else."""
     config = dataclasses.replace(train_config, pixel_weight=10.0, hold_statistics=True, precision="fp32")

@@ -10,12 +10,19 @@ from srgan_ray.models.discriminator import DiscriminatorConfig, build_discrimina
 from srgan_ray.models.generator import GeneratorConfig, build_generator
 from srgan_ray.models.perceptual import load_vgg
 from srgan_ray.models.precision import autocast
-from srgan_ray.training.losses import adversarial_loss, discriminator_loss, pattern_loss, pixel_loss
+from srgan_ray.training.losses import (
+    adversarial_loss,
+    colour_loss,
+    content_loss,
+    discriminator_loss,
+    pattern_loss,
+    pixel_loss,
+)
 from srgan_ray.training.state import adam
 from srgan_ray.training.steps import Weights, adversarial_step, gradient_norm, pretrain_step
 
 FP32 = autocast("fp32", torch.device("cpu"))
-PAPER = Weights(content=1.0, adversarial=1e-3, pixel=0.0, pattern=0.0)
+PAPER = Weights(content=1.0, adversarial=1e-3, pixel=0.0, pattern=0.0, colour=0.0)
 
 
 @pytest.fixture
@@ -89,8 +96,8 @@ def test_one_step_moves_both_networks_and_only_them(batch: Batch, vgg: nn.Module
     assert moved(gan.generator, before[0]) > 0
     assert moved(gan.discriminator, before[1]) > 0
     assert moved(vgg, before[2]) == 0
-    losses = {"loss", "loss_content", "loss_adversarial", "loss_pixel", "loss_pattern", "loss_discriminator"}
-    assert set(terms) == losses | {"d_hr", "d_sr"}
+    losses = {"content", "adversarial", "pixel", "pattern", "colour", "discriminator"}
+    assert set(terms) == {"loss", "d_hr", "d_sr"} | {f"loss_{name}" for name in losses}
     assert all(term.isfinite() and not term.requires_grad and term.ndim == 0 for term in terms.values())
     assert terms["loss"] == pytest.approx((terms["loss_content"] + 1e-3 * terms["loss_adversarial"]).item())
 
@@ -122,7 +129,7 @@ def test_both_terms_reach_the_generator(batch: Batch, vgg: nn.Module, weight: fl
     assert differs == (weight > 0)
 
 
-@pytest.mark.parametrize(("name", "loss"), [("pixel", pixel_loss), ("pattern", pattern_loss)])
+@pytest.mark.parametrize(("name", "loss"), [("pixel", pixel_loss), ("pattern", pattern_loss), ("colour", colour_loss)])
 def test_a_term_is_added_with_its_weight(batch: Batch, vgg: nn.Module, name: str, loss: Callable) -> None:
     without, terms = Gan(vgg).step(batch), Gan(vgg).step(batch, PAPER._replace(**{name: 2.0}))
     assert terms["loss"].item() == pytest.approx((without["loss"] + 2 * without[f"loss_{name}"]).item())
@@ -133,6 +140,23 @@ def test_a_term_is_added_with_its_weight(batch: Batch, vgg: nn.Module, name: str
 def test_the_content_loss_has_a_weight(batch: Batch, vgg: nn.Module) -> None:
     paper, heavy = Gan(vgg).step(batch), Gan(vgg).step(batch, PAPER._replace(content=3.0))
     assert heavy["loss"].item() == pytest.approx((paper["loss"] + 2 * paper["loss_content"]).item())
+
+
+def test_the_content_loss_is_the_sum_over_blocks(batch: Batch) -> None:
+    vgg = load_vgg("random", 5)
+    hr = vgg(batch.hr)
+    for i, features in enumerate(hr):
+        moved = [other + 0.1 if other is features else other for other in hr]
+        assert content_loss(moved, hr).item() == pytest.approx(0.01, rel=1e-4), i
+    assert content_loss([features + 0.1 for features in hr], hr).item() == pytest.approx(0.05, rel=1e-4)
+
+
+def test_the_colour_loss_sees_the_mean_colour_of_each_image_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    hr = torch.rand(2, 3, 16, 24)
+    shifts = torch.tensor([[0.3, 0, 0], [-0.3, 0, 0]]).view(2, 3, 1, 1)  # which cancel in the mean over both
+    assert colour_loss(hr + shifts, hr).item() == pytest.approx(0.03)
+    assert colour_loss(hr.flip(3), hr).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_the_pattern_loss_sees_what_is_everywhere_alike_and_nothing_else() -> None:
