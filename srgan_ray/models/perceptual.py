@@ -36,7 +36,7 @@ class VGGFeatures(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, layers: nn.Sequential, stamp: str, num_blocks: int = 1) -> None:
+    def __init__(self, layers: nn.Sequential, stamp: str, num_blocks: int) -> None:
         super().__init__()
         self.layers = join(layers)
         self.stamp = stamp

@@ -38,6 +38,9 @@ def colour_loss(sr: Tensor, hr: Tensor) -> Tensor:
     return mse_loss(sr.float().mean(dim=(2, 3)), hr.float().mean(dim=(2, 3)))
 
 
+IMAGE_LOSSES = {"pixel": pixel_loss, "pattern": pattern_loss, "colour": colour_loss}  # of SR and HR themselves
+
+
 def content_loss(sr_features: list[Tensor], hr_features: list[Tensor]) -> Tensor:
     """Mean squared error of VGG features, equation 5, summed over the blocks where there are more than the paper's one;
     `perceptual.VGGFeatures` has scaled them by 1/12.75."""

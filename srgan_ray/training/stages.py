@@ -19,7 +19,7 @@ from srgan_ray.models.generator import Generator, build_generator
 from srgan_ray.models.perceptual import VGGFeatures, load_vgg
 from srgan_ray.models.precision import BF16, Autocast, autocast, best_device, resolve_precision
 from srgan_ray.training.gpu import CastTogether, GraphedStep, TakeStep
-from srgan_ray.training.losses import adversarial_loss, colour_loss, content_loss, pattern_loss, pixel_loss
+from srgan_ray.training.losses import IMAGE_LOSSES, adversarial_loss, content_loss, pixel_loss
 from srgan_ray.training.state import TrainState
 from srgan_ray.training.steps import Weights, adversarial_step, gradient_norm, pretrain_step
 
@@ -171,23 +171,12 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
             with cast():
                 return weights.adversarial * adversarial_loss(*discriminator(sr))
 
-        def pixel(sr: Tensor) -> Tensor:
-            return weights.pixel * pixel_loss(sr, hr)
-
-        def pattern(sr: Tensor) -> Tensor:
-            return weights.pattern * pattern_loss(sr, hr)
-
-        def colour(sr: Tensor) -> Tensor:
-            return weights.colour * colour_loss(sr, hr)
+        def of_images(name: str, sr: Tensor) -> Tensor:
+            return getattr(weights, name) * IMAGE_LOSSES[name](sr, hr)
 
         sr = _apply(generator, lr, cast)
-        terms = {"content": content, "adversarial": adversarial}
-        if weights.pixel:
-            terms["pixel"] = pixel
-        if weights.pattern:
-            terms["pattern"] = pattern
-        if weights.colour:
-            terms["colour"] = colour
+        terms: dict[str, Callable[[Tensor], Tensor]] = {"content": content, "adversarial": adversarial}
+        terms |= {name: functools.partial(of_images, name) for name in IMAGE_LOSSES if getattr(weights, name)}
         with _evaluating(discriminator):
             return {f"gradient_norm_{name}": gradient_norm(term, sr) for name, term in terms.items()}
 

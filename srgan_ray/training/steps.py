@@ -16,14 +16,7 @@ from torch.optim import Optimizer
 
 from srgan_ray.data.feed import Batch
 from srgan_ray.models.precision import Autocast
-from srgan_ray.training.losses import (
-    adversarial_loss,
-    colour_loss,
-    content_loss,
-    discriminator_loss,
-    pattern_loss,
-    pixel_loss,
-)
+from srgan_ray.training.losses import IMAGE_LOSSES, adversarial_loss, content_loss, discriminator_loss, pixel_loss
 
 
 class Weights(NamedTuple):
@@ -79,9 +72,7 @@ def adversarial_step(
     with autocast():
         terms["content"] = content_loss(vgg(sr), _without_gradient(vgg, batch.hr))
         terms["adversarial"] = adversarial_loss(*discriminator(sr))
-    terms["pixel"] = pixel_loss(sr, batch.hr)
-    terms["pattern"] = pattern_loss(sr, batch.hr)
-    terms["colour"] = colour_loss(sr, batch.hr)
+    terms |= {name: image_loss(sr, batch.hr) for name, image_loss in IMAGE_LOSSES.items()}
     if halfway:
         with autocast():
             blended = halfway(batch.lr)
