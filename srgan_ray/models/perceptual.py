@@ -5,6 +5,7 @@ convolution less in the last three, cut at the same place.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,12 +46,14 @@ class VGGFeatures(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        features, ends = (images - self.mean) / self.std, []
+        features = (images - self.mean) / self.std
+        ends = deque[Tensor](maxlen=self._num_blocks)  # those before need not be kept
         for layer in self.layers:
             if isinstance(layer, nn.MaxPool2d):
                 ends.append(features)
             features = layer(features)
-        return [end * FEATURE_SCALE for end in [*ends, features][-self._num_blocks :]]
+        ends.append(features)
+        return [end * FEATURE_SCALE for end in ends]
 
     def train(self, mode: bool = True) -> "VGGFeatures":
         return super().train(False)
