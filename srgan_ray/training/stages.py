@@ -68,7 +68,10 @@ def build_stage(config: RunConfig, worker: Worker) -> Stage:
 def check_stage(config: RunConfig) -> None:
     """Raise InputError where the files that a stage begins from are missing or do not fit; trains nothing."""
     if isinstance(config, PretrainConfig) and config.init and (size := load_init(config).config) != config.generator:
-        raise InputError(f"--init {config.init} has {size}; wanted that of --generator.…, {config.generator}")
+        raise InputError(
+            f"--init {config.init} has {size}; wanted {config.generator}: give --generator.num-blocks "
+            f"{size.num_blocks} --generator.num-features {size.num_features}"
+        )
     if isinstance(config, TrainConfig):
         sizes = [load_init(config).config]
         if config.fidelity_generator:

@@ -204,7 +204,7 @@ def test_pretraining_goes_on_from_a_generator(pretrain_config: PretrainConfig, t
     plain.fit(steps(on, 1))
     before = load_generator(Path(pretrain_config.out) / "generator.safetensors")[0].state_dict()
     torch.testing.assert_close(final_state(on)["generator"]["tail.weight"], before["tail.weight"])
-    with pytest.raises(InputError, match=r"--init .*num_blocks=1.*wanted that of --generator.*num_blocks=2"):
+    with pytest.raises(InputError, match=r"num_blocks=1.*wanted.*num_blocks=2.*: give --generator.num-blocks 1 "):
         check_run(dataclasses.replace(on, generator=GeneratorConfig(2, 8)))
 
 
