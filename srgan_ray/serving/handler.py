@@ -22,7 +22,7 @@ from srgan_ray.serving.scheduler import Scheduler
 from srgan_ray.serving.watch import Watch, Work
 
 FIDELITY_STEPS = 20
-UPSCALERS_KEPT = 8  # 6 MB each; blending and folding one takes as long as a small tile
+UPSCALERS_KEPT = 8  # 11 MB each; blending and folding one takes as long as a small tile
 
 
 @dataclasses.dataclass(frozen=True)
