@@ -172,8 +172,8 @@ def check_feed(folder: str | Path, config: CropConfig, num_workers: int) -> None
 
 def decode_row(row: Row) -> Decoded:
     """A row of a shard set with its images decoded, HR cut to the size that LR was made from."""
-    hr = images.decode(row.hr)[: row.height, : row.width]
-    return Decoded(row.id, hr, {name: images.decode(lr) for name, lr in row.lr.items()})
+    hr = images.decode_stored(row.hr)[: row.height, : row.width]
+    return Decoded(row.id, hr, {name: images.decode_stored(lr) for name, lr in row.lr.items()})
 
 
 def stack(crops: list[np.ndarray]) -> torch.Tensor:

@@ -1,5 +1,6 @@
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -44,6 +45,30 @@ def test_mpo_is_read_as_the_jpeg_that_it_begins_with() -> None:
     assert images.read_header(mpo) == ("JPEG", 152, 120)
     assert images.read_traits(mpo).num_frames == 2
     np.testing.assert_array_equal(images.decode(mpo), images.decode(encoded(first, "JPEG")))
+
+
+STORED = {
+    "progressive JPEG": encoded(Image.fromarray(photograph(0)), "JPEG", quality=60, progressive=True),
+    "JPEG of full colour": encoded(Image.fromarray(photograph(1)), "JPEG", quality=95, subsampling=0),
+    "grey JPEG": encoded(Image.fromarray(photograph(0)).convert("L"), "JPEG", quality=85),
+    "PNG": encoded(Image.fromarray(photograph(2))),
+    "grey PNG": encoded(Image.fromarray(photograph(2)).convert("L")),
+    "PNG of 16 bit": cv2.imencode(".png", np.uint16(257) * photograph(3) + np.uint16(99))[1].tobytes(),
+    "lossless WebP": images.encode_lossless(photograph(3)),
+}
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_what_shards_store_decodes_to_the_same_pixels(kind: str) -> None:
+    assert images.read_traits(STORED[kind]).is_plain or kind == "lossless WebP"
+    np.testing.assert_array_equal(images.decode_stored(STORED[kind]), images.decode(STORED[kind]))
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_damage_in_what_shards_store_is_told(kind: str) -> None:
+    for damaged in (b"", STORED[kind][:20], STORED[kind][: len(STORED[kind]) // 2]):
+        with pytest.raises(images.UnreadableImage, match=f"{len(damaged)} bytes"):
+            images.decode_stored(damaged)
 
 
 def test_16_bit_grey_is_scaled_not_clipped() -> None:
