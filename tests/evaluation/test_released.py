@@ -80,7 +80,7 @@ def test_the_cards_tell_how_they_were_made() -> None:
         "perceptual": ("perceptual", "train", "mixed"),
     }
     assert "random" not in cards["perceptual"].vgg_weights
-    assert cards["perceptual"].config["fidelity_generator"] == "psnr"
+    assert cards["perceptual"].config["fidelity_generator"] == "psnr_66000"
 
 
 def test_the_faithful_one_is_served_where_nothing_is_said() -> None:
