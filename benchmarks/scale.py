@@ -42,6 +42,7 @@ from srgan_ray.models.discriminator import DiscriminatorConfig, build_discrimina
 from srgan_ray.models.generator import GeneratorConfig, build_generator
 from srgan_ray.models.perceptual import RANDOM
 from srgan_ray.on_ray.session import ray_session
+from srgan_ray.training import plain
 from srgan_ray.training.loop import LoopConfig
 
 NUM_GPUS = (1, 8, 64)
@@ -334,12 +335,16 @@ def compare(inputs: Inputs, data: str, steps: int) -> dict[str, Any]:
 
 
 def _run_config(inputs: Inputs, data: str, scratch: str) -> Callable[[int, LoopConfig], RunConfig]:
+    init = PretrainConfig(data, f"{scratch}/init", loop=LoopConfig(steps=1, max_val_photographs=1))
+    if inputs.stage == TRAIN:
+        plain.fit(init)
+
     def make(workers: int, loop: LoopConfig) -> RunConfig:
         crops = CropConfig(batch_size=workers * inputs.batch_size)
         out = f"{scratch}/{workers}"
         if inputs.stage == PRETRAIN:
             return PretrainConfig(data, out, crops, loop, num_workers=workers)
-        return TrainConfig(data, out, crops, loop, num_workers=workers, init="psnr", vgg_weights=RANDOM)
+        return TrainConfig(data, out, crops, loop, num_workers=workers, init=init.out, vgg_weights=RANDOM)
 
     return make
 
