@@ -101,8 +101,8 @@ def decode_stored(encoded: bytes) -> np.ndarray:
     """The bytes of a shard set, of which `Traits.is_plain` holds or which `encode_lossless` wrote, to the pixels that
     `decode` gives. Raises UnreadableImage.
 
-    OpenCV lets go of the interpreter's lock once for an image, Pillow for each piece of it: a photograph at full size
-    and its two LR images took 1.06 ms here and 1.6 ms in `decode`, in eight threads on 2 cores 0.5 and 0.8 to 1.4 ms.
+    By OpenCV, for speed: a photograph and its two LR images took 1.1 to 1.2 ms, and 1.6 to 1.8 ms by `decode`; in eight
+    threads on 2 cores 0.5 and 0.8 to 1.4 ms.
     """
     pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB) if encoded else None
     if pixels is None:

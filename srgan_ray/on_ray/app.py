@@ -22,8 +22,8 @@ FOLLOW_EVERY_S = 5
 # A replica with so many requests has its generator busy while the others decode, encode or wait for their turn.
 REQUESTS_PER_REPLICA = 4
 # Threads that share one arena leave fewer gaps in it. oneDNN makes its kernels for each size of a tile and each layer
-# with an activation, and keeps 512 here: pictures of up to 500 pixels a side take 4 % longer with 256. With 16 blocks,
-# half as many layers, its own 1024 took 0.2 GB more than 256 and was no faster.
+# with an activation, and keeps 512 here, as many for each layer as 256 were with 16 blocks, half the layers: with those
+# its own 1024 took 0.2 GB more and was no faster, and 64 took a tenth longer for pictures of up to 500 pixels a side.
 REPLICA_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "512"}
 STOPPING_S = 5  # beside the time limit of the requests that a stopping replica still answers
 

@@ -13,7 +13,7 @@ from srgan_ray.models.memory import return_freed_memory
 from srgan_ray.models.upscaler import Part, Tile, Upscaler, empty_output
 
 MAX_BATCH_PX = {"cpu": 400**2, "cuda": 16 * 400**2}  # LR pixels: a large tile, which keeps a CPU busy, or sixteen
-MAX_BATCHES = {"cpu": 4, "cuda": 1}  # at once, each with 0.1 GB of its own; on a GPU they would wait for each other
+MAX_BATCHES = {"cpu": 4, "cuda": 1}  # at once, each with memory of its own; on a GPU they would wait for each other
 # With 8 pictures of up to 500 pixels a side at once, of 16 blocks, a process takes 1.3 GB so, from the first 10 s on;
 # else 1.8 GB after a minute, and growing, at 1.04 times the speed.
 RETURN_MEMORY_EVERY_S = 2
