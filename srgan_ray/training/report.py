@@ -39,12 +39,13 @@ class Chart(NamedTuple):
     names: tuple[str, ...]
 
 
+PULLING = ("content", "adversarial", "pixel", "pattern", "colour")  # the losses whose gradients are measured
 CHARTS = (  # a figure that is in none of them gets a chart of its own
     Chart("Loss", "", ("loss_train", "loss_train_content", "loss_val")),
     Chart("PSNR on Y", "dB", ("psnr_val", "psnr_bicubic")),
     Chart("Adversarial losses", "", ("loss_train_adversarial", "loss_train_discriminator")),
     Chart("Verdicts of the discriminator", "probability of HR", ("d_hr", "d_sr")),
-    Chart("Norms of the gradients", "", ("gradient_norm_content", "gradient_norm_adversarial", "gradient_norm_pixel")),
+    Chart("Norms of the gradients", "", tuple(f"gradient_norm_{name}" for name in PULLING)),
     Chart("Consistency with LR", "dB", ("consistency_db",)),
     Chart("Seconds per step", "", ("seconds_per_step", "seconds_waiting")),
 )
@@ -57,12 +58,15 @@ PUBLISHED = {  # Ledig et al. 2017, table 2: PSNR in dB
 }
 PUBLISHED_ON = ("Set5", "Set14", "BSD100")
 STYLE = """
+:root { --fourth: #7a4fb0; --fifth: #b0316f; }
+@media (prefers-color-scheme: dark) { :root { --fourth: #b69ae6; --fifth: #f08fbb; } }
 .chart { display: flex; flex-direction: column; }
 .legend b { color: var(--ink); font-weight: 600; font-variant-numeric: tabular-nums; }
 .legend span::before { content: ""; display: inline-block; width: 1rem; margin-right: .35rem; vertical-align: .25em;
   border-top: 2.5px solid var(--series); }
 .legend .level::before { border-top-style: dashed; }
 .series-0 { --series: var(--bar); } .series-1 { --series: var(--second); } .series-2 { --series: var(--third); }
+.series-3 { --series: var(--fourth); } .series-4 { --series: var(--fifth); }
 svg { overflow: visible; margin-top: auto; padding-top: .5rem; }
 polyline { fill: none; stroke: var(--series); stroke-width: 2; stroke-linejoin: round; }
 polyline.level { stroke-dasharray: 5 4; }

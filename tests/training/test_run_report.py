@@ -24,6 +24,7 @@ from srgan_ray.training import plain, report
 from srgan_ray.training.folder import RunFolder
 from srgan_ray.training.loop import LoopConfig
 from srgan_ray.training.report import render_run_report
+from srgan_ray.training.steps import Weights
 
 PRETRAIN = PretrainConfig("shards", "run", generator=GeneratorConfig(3, 24))
 TRAIN = TrainConfig(
@@ -140,6 +141,16 @@ def test_every_figure_is_drawn_the_unknown_ones_apart() -> None:
     assert drawn["Loss"].count("<polyline") == 3
     assert "step 100: 0.01<" in drawn["Loss"]
     assert "step 200: 1.5<" in drawn["Colour drift"]
+
+
+def test_the_pulls_of_all_losses_are_drawn_together_each_in_a_colour() -> None:
+    names = [f"gradient_norm_{name}" for name in Weights._fields]
+    page = render([row(step, **dict.fromkeys(names, 0.5)) for step in (100, 200)])
+    assert not [title for title in charts(page) if title.startswith("Gradient norm")]
+    drawn = charts(page)["Norms of the gradients"]
+    used = set(re.findall(r'<polyline class="(series-\d)', drawn))
+    assert len(used) == len(Weights._fields)
+    assert all(f".{name} {{ --series:" in page for name in used)
 
 
 def test_bicubic_is_a_line_from_side_to_side() -> None:
