@@ -42,22 +42,28 @@ def main(argv: list[str] | None = None) -> None:
 
 def prepare(argv: list[str]) -> Summary:
     """Photographs to LR/HR shards."""
-    from srgan_ray.data.manifest import PrepareConfig, delete_parts, find_finished, summarize
+    from srgan_ray.data.manifest import PrepareConfig, delete_parts, find_finished, has_parts, summarize
     from srgan_ray.data.sources import list_photographs
     from srgan_ray.data.storage import Folder
     from srgan_ray.on_ray.session import ray_session
 
     config = parse(PrepareConfig, argv, "prepare")
     folder, request = Folder(config.out), config.request
-    if manifest := find_finished(config):
-        print(f"{folder} holds this shard set already; nothing to do", file=sys.stderr)
-        delete_parts(folder)  # of a prepare that was killed at its very end
-        return summarize(folder, manifest)
-    photographs = list_photographs(request.source, request.limit, request.seed, config.cache, config.mirror)
-    with ray_session():
-        from srgan_ray.on_ray import ingest
+    manifest = find_finished(config)  # without a lock, which leaves a file: the folder may be of something else
+    if not manifest:
+        photographs = list_photographs(request.source, request.limit, request.seed, config.cache, config.mirror)
+        with folder.locked("--out"):
+            manifest = find_finished(config)  # by another command meanwhile
+            if not manifest:
+                with ray_session():
+                    from srgan_ray.on_ray import ingest
 
-        return ingest.prepare(photographs, request, folder)
+                    return ingest.prepare(photographs, request, folder)
+    print(f"{folder} holds this shard set already; nothing to do", file=sys.stderr)
+    if has_parts(folder):
+        with folder.locked("--out"):
+            delete_parts(folder)  # of a prepare that was killed at its very end
+    return summarize(folder, manifest)
 
 
 def pretrain(argv: list[str]) -> Summary:

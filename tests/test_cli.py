@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from fakes import make_shards
 from srgan_ray.cli import main
+from srgan_ray.data import sources
+from srgan_ray.data.manifest import Request
+from srgan_ray.data.storage import Folder
 
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess:
@@ -77,7 +81,37 @@ def test_bad_arguments_end_in_one_line_and_2(
     folder = next(photographs.iterdir())
     filled = arguments.format(shards=shards, photographs=folder, generator=generator_file)
     assert wanted in fails_in_one_line(capsys, *filled.split())
+    assert not (folder / "lock").exists()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_second_prepare_waits_for_the_first(capsys, photographs: Path, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "shards")
+    with folder.locked("--out"):
+        said = fails_in_one_line(capsys, "prepare", str(photographs), "--out", str(folder))
+        assert f"--out {folder}: another command is at work in it" in said
+        assert folder.names() == ["lock"]
+
+
+def test_what_another_prepare_finishes_meanwhile_is_not_made_again(
+    capsys, photographs: Path, tmp_path: Path, monkeypatch
+) -> None:
+    request, listing = Request(str(photographs), min_side_px=48), sources.list_photographs
+
+    def list_slowly(*given: str) -> list[sources.Photograph]:
+        monkeypatch.undo()
+        make_shards(tmp_path, request)
+        return listing(*given)
+
+    monkeypatch.setattr(sources, "list_photographs", list_slowly)
+    main(["prepare", str(photographs), "--out", str(tmp_path), "--min-side-px", "48"])
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_a_finished_set_is_neither_locked_nor_written_to(capsys, photographs: Path, shards: Path) -> None:
+    main(f"prepare {photographs} --out {shards} --val-fraction 0.5 --min-side-px 48".split())
+    assert "nothing to do" in capsys.readouterr().err
+    assert "lock" not in Folder(shards).names()
 
 
 def test_help_lists_the_verbs_and_each_verb_its_arguments() -> None:

@@ -14,13 +14,13 @@ import tyro
 
 import srgan_ray
 from srgan_ray.data.degrade import DEGRADATIONS, SCALE
-from srgan_ray.data.storage import ASIDE, Folder
+from srgan_ray.data.storage import ASIDE, LOCK, Folder
 from srgan_ray.errors import InputError
 
 SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
 REJECTED, REPORT, PARTS = "rejected.jsonl", "report.html", "parts"
-UNFINISHED = {"train", "val", PARTS, REJECTED, REPORT}  # what a `prepare` that was killed may leave
+UNFINISHED = {"train", "val", PARTS, REJECTED, REPORT, LOCK}  # what a `prepare` that was killed may leave
 SPLIT_RULE = (
     "val where the first 32 bits of sha256('seed:id'), as a fraction, are below val_fraction; photographs that look "
     "alike go by the lowest id among them; where that leaves val (train) empty, the group with the lowest (highest) one"
@@ -174,7 +174,16 @@ def find_finished(config: PrepareConfig) -> Manifest | None:
 
 def delete_parts(folder: Folder) -> None:
     """Delete what only an unfinished shard set needs."""
-    folder.delete(name for name in folder.names() if name.startswith(f"{PARTS}/"))
+    folder.delete(_parts(folder))
+
+
+def has_parts(folder: Folder) -> bool:
+    """Whether there is any of it."""
+    return bool(_parts(folder))
+
+
+def _parts(folder: Folder) -> list[str]:
+    return [name for name in folder.names() if name.startswith(f"{PARTS}/")]
 
 
 def _check_free(folder: Folder) -> None:

@@ -41,7 +41,7 @@ from srgan_ray.data.report import render_report
 from srgan_ray.data.shard_set import REQUESTS_AT_ONCE
 from srgan_ray.data.shards import Plan, plan_shards, read_findings, write_part, write_shard
 from srgan_ray.data.sources import Photograph
-from srgan_ray.data.storage import ASIDE, Folder
+from srgan_ray.data.storage import ASIDE, LOCK, Folder
 from srgan_ray.on_ray.cluster import total_cpus
 from srgan_ray.on_ray.parallel import map_in_tasks
 
@@ -118,7 +118,7 @@ def _keep_only(folder: Folder, key: str) -> set[str]:
     mark = f"{PARTS}/{key}/mark"
     rooms = (f"{PARTS}/{key}/", "train/", "val/") if mark in names else ()
     mine = {name for name in names if name.startswith(rooms) and not name.endswith(ASIDE)}
-    folder.delete(sorted(set(names) - mine, key=lambda name: name != FILE_NAME))
+    folder.delete(sorted(set(names) - mine - {LOCK}, key=lambda name: name != FILE_NAME))
     if mark not in names:
         folder.write(mark, b"")
     return mine

@@ -16,7 +16,7 @@ from srgan_ray.data import images
 from srgan_ray.data.manifest import PrepareConfig, Request, find_finished, read_manifest
 from srgan_ray.data.shard_set import ShardSet
 from srgan_ray.data.sources import list_photographs
-from srgan_ray.data.storage import Folder
+from srgan_ray.data.storage import LOCK, Folder
 from srgan_ray.errors import InputError
 
 pytestmark = pytest.mark.ray
@@ -35,7 +35,9 @@ def rows_of(location: Path | str) -> dict[str, list]:
 
 
 def files_of(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    """All but the command's lock."""
+    files = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {name: content for name, content in files.items() if name != LOCK}
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,19 @@ def test_what_was_done_is_not_done_again(prepared: Path, faulty: Path, tmp_path:
     prepare(request, tmp_path / "again")
     assert {path.name for path in (tmp_path / "again").rglob("*.*")} == {path.name for path in prepared.rglob("*.*")}
     assert read_manifest(tmp_path / "again").data_hash == read_manifest(prepared).data_hash
+
+
+def test_what_another_request_left_is_deleted_but_not_the_lock(tmp_path: Path) -> None:
+    from srgan_ray.on_ray import ingest
+
+    folder = Folder(tmp_path)
+    for name in ("train/00000.parquet", "parts/other/000000.parquet"):
+        folder.write(name, b"left by another prepare that was killed")
+    with folder.locked("--out"):
+        assert ingest._keep_only(folder, "key") == set()
+        assert folder.names() == [LOCK, "parts/key/mark"]
+        with pytest.raises(InputError, match="another command is at work"), folder.locked("--out"):
+            pass
 
 
 def test_another_request_begins_anew(faulty: Path, ray_cluster: None, tmp_path: Path, monkeypatch) -> None:
