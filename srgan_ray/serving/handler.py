@@ -91,7 +91,8 @@ class Handler:
         threading.Thread(target=self._follow, args=(every_s,), name="follow", daemon=True).start()
 
     def refresh(self) -> None:
-        """Serve the generator files as they are now. Where they cannot be used, tell the watch, and serve on as before.
+        """Serve the generator files as they are now. Where they cannot be used, tell the watch, and serve on as before:
+        until they are replaced, or are read at a later look where the storage did not give them.
 
         Requests that have begun end with the generators they began with.
         """
@@ -102,7 +103,9 @@ class Handler:
             self._refused = versions  # unless they are taken
             models = _load(self._config)
             self._upscaler(models, None, self._config.precision)  # folded and moved before the first request waits
-        except InputError as error:
+        except (InputError, OSError) as error:
+            if _may_pass(error):
+                self._refused = ()
             self.watch.failed(f"{error}; {self._models.card.name} is served on")
             return
         self._models = models
@@ -163,6 +166,12 @@ def _load(config: ModelConfig) -> Models:
 def _versions(config: ModelConfig) -> tuple[str, ...]:
     places = [split(find_generator(given)) for given in (config.generator, config.fidelity_generator) if given]
     return tuple(folder.version(name) for folder, name in places)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it is the storage's, and not of what the file holds."""
+    cause = error.__cause__ or error
+    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
 
 
 def _make_upscaler(models: Models, fidelity: float | None, precision: str) -> Upscaler:

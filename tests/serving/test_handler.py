@@ -50,6 +50,10 @@ def replace(place: Path, seed: int, name: str, config: GeneratorConfig | None = 
     os.replace(aside, place / "generator.safetensors")
 
 
+def fail_to_read(*_: object) -> bytes:
+    raise OSError("no answer")
+
+
 def sr_of(handler: Handler) -> np.ndarray:
     return images.decode(handler.upscale(PNG, "png", None).encoded)
 
@@ -100,6 +104,35 @@ def test_what_a_registry_makes_current_is_served(place: Path, tmp_path: Path) ->
     handler.refresh()
     handler.refresh()
     assert news.swaps == ["new, step 5", "old, step 5"]
+
+
+def test_a_file_that_the_storage_did_not_give_is_tried_again(place: Path, monkeypatch) -> None:
+    news = News()
+    handler = Handler(ModelConfig(str(place)), news)
+    replace(place, 1, "new")
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "read", fail_to_read)
+        handler.refresh()
+    assert "no answer; old is served on" in news.failures[0]
+    assert handler.upscale(PNG, "png", None).generator == "old"
+    handler.refresh()
+    assert news.swaps == ["new, step 5"]
+
+
+def test_a_registry_that_the_storage_did_not_give_is_looked_at_again(place: Path, tmp_path: Path, monkeypatch) -> None:
+    registry = Registry(tmp_path / "registry", "--to")
+    registry.promote((place / "generator.safetensors").read_bytes(), {})
+    news = News()
+    handler = Handler(ServeConfig(registry=str(registry)).resolved().model, news)
+    replace(place, 1, "new")
+    registry.promote((place / "generator.safetensors").read_bytes(), {})
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "read", fail_to_read)
+        handler.refresh()
+    assert news.failures == ["no answer; old is served on"]
+    assert handler.upscale(PNG, "png", None).generator == "old"
+    handler.refresh()
+    assert news.swaps == ["new, step 5"]
 
 
 def test_a_registry_that_is_none_is_refused(place: Path) -> None:
