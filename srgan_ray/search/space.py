@@ -12,7 +12,7 @@ from srgan_ray.errors import InputError
 
 Space = dict[str, BaseDistribution]
 LOG, UNIFORM, CHOICE = KINDS = ("log", "uniform", "choice")
-# What decides where a trial lies and by which protocol it is measured: trials could not be compared.
+# What decides where a trial lies, how long it is, and by which protocol it is measured: trials could not be compared.
 NOT_SEARCHED = {
     "stage",
     "data",
@@ -21,6 +21,7 @@ NOT_SEARCHED = {
     "min_workers",
     "crops.seed",
     "crops.degradation",
+    "loop.steps",
     "loop.max_val_photographs",
     "vgg_weights",
 }

@@ -15,11 +15,11 @@ BASE = TrainConfig(data="shards", out="search", init="psnr")
 
 def test_each_kind_of_range() -> None:
     words = ["learning_rate=log:1e-5:1e-3", "loop.ema_decay=uniform:0.9:0.999", "crops.batch_size=choice:8,16"]
-    assert parse_space([*words, "loop.steps=uniform:10:20", "init=choice:psnr,perceptual"], BASE) == {
+    assert parse_space([*words, "loop.evaluate_every=uniform:10:20", "init=choice:psnr,perceptual"], BASE) == {
         "learning_rate": FloatDistribution(1e-5, 1e-3, log=True),
         "loop.ema_decay": FloatDistribution(0.9, 0.999),
         "crops.batch_size": CategoricalDistribution([8, 16]),
-        "loop.steps": IntDistribution(10, 20),
+        "loop.evaluate_every": IntDistribution(10, 20),
         "init": CategoricalDistribution(["psnr", "perceptual"]),
     }
 
@@ -42,6 +42,7 @@ def test_a_file_says_the_same(tmp_path: Path) -> None:
         (["learnin_rate=log:1:2"], "--space learnin_rate: no setting to search in; wanted one of crops.batch_size, "),
         (["data=choice:a,b"], "--space data: no setting to search in"),
         (["crops.seed=choice:1,2"], "--space crops.seed: no setting to search in"),
+        (["loop.steps=uniform:10:20"], "--space loop.steps: no setting to search in"),
         (["learning_rate=log:1e-5:1e-3", "learning_rate=log:1:2"], "--space has learning_rate twice"),
         (["learning_rate=log:0:1"], "--space learning_rate=log:0:1: .*low"),
         (["learning_rate=uniform:2:1"], "2.0 is not below 1.0; wanted log:LOW:HIGH"),
