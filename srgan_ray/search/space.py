@@ -1,7 +1,7 @@
 """The space of a search: settings of `train` by their dotted paths, each with a range."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from srgan_ray.errors import InputError
 
 Space = dict[str, BaseDistribution]
 LOG, UNIFORM, CHOICE = KINDS = ("log", "uniform", "choice")
+BOOLEANS = {"true": True, "false": False}
 # What decides where a trial lies, how long it is, and by which protocol it is measured: trials could not be compared.
 NOT_SEARCHED = {
     "stage",
@@ -65,7 +66,7 @@ def _parse_range(path: str, text: str, base: TrainConfig) -> BaseDistribution:
     if path not in searchable:
         raise InputError(f"--space {path}: no setting to search in; wanted one of {', '.join(searchable)}")
     kind, _, values = text.partition(":")
-    read = float if settings[path] is None else type(settings[path])
+    read = _reader(settings[path])
     try:
         distribution = _make(kind, values, read)
         for value in ends(distribution):
@@ -75,6 +76,19 @@ def _parse_range(path: str, text: str, base: TrainConfig) -> BaseDistribution:
             f"--space {path}={text}: {error}; wanted log:LOW:HIGH, uniform:LOW:HIGH or choice:A,B,C"
         ) from error
     return distribution
+
+
+def _reader(now: Any) -> Callable[[str], Any]:
+    """What makes a value of a text, by the value that there is now."""
+    if isinstance(now, bool):
+        return _read_bool
+    return float if now is None else type(now)
+
+
+def _read_bool(text: str) -> bool:
+    if text.lower() not in BOOLEANS:
+        raise ValueError(f"{text} is none of {', '.join(BOOLEANS)}")
+    return BOOLEANS[text.lower()]
 
 
 def _make(kind: str, values: str, read: Any) -> BaseDistribution:

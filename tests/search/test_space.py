@@ -29,6 +29,12 @@ def test_a_setting_that_is_none_by_default_takes_numbers() -> None:
     assert space == {"discriminator_learning_rate": FloatDistribution(1e-5, 1e-3, log=True)}
 
 
+def test_booleans_are_read_by_their_names() -> None:
+    expected = {"hold_statistics": CategoricalDistribution([True, False])}
+    assert parse_space(["hold_statistics=choice:True,False"], BASE) == expected
+    assert parse_space(["hold_statistics=choice:true,FALSE"], BASE) == expected
+
+
 def test_a_file_says_the_same(tmp_path: Path) -> None:
     path = tmp_path / "space.json"
     path.write_text(json.dumps({"pixel_weight": "uniform:0:10"}))
@@ -53,6 +59,8 @@ def test_a_file_says_the_same(tmp_path: Path) -> None:
         (["init=log:1:2"], "no such range"),
         (["loop.schedule=choice:drop"], "fewer than two choices"),
         (["loop.schedule=choice:drop,sudden"], "--schedule sudden; wanted one of constant, drop, cosine"),
+        (["hold_statistics=choice:true,0"], "0 is none of true, false; wanted log:LOW"),
+        (["hold_statistics=uniform:false:true"], "no such range"),
         (["nowhere.json"], "--space nowhere.json: No such file or directory; wanted PATH=RANGE, or a JSON file"),
     ],
 )

@@ -1,11 +1,13 @@
 """What is tried next depends on the number and, for tpe, on what was found."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from fakes import finished_trial
 from srgan_ray.search.config import TuneConfig
+from srgan_ray.search.folder import SearchFolder
 from srgan_ray.search.space import parse_space
 from srgan_ray.search.trials import RUNNING, Trial, next_trial
 
@@ -59,6 +61,16 @@ def test_tpe_learns_from_what_was_found() -> None:
         return sum(5e-5 < value < 2e-4 for value in values) / len(values)
 
     assert share_near(late) > max(0.5, share_near(early))
+
+
+def test_booleans_are_suggested_and_kept_in_rows(tmp_path: Path) -> None:
+    folder = SearchFolder(str(tmp_path))
+    space = parse_space(["hold_statistics=choice:true,false"], CONFIG.training)
+    while following := next_trial(CONFIG, space, folder.trials()):
+        folder.write_trials([*folder.trials(), finish(following)])
+    values = [trial.settings["hold_statistics"] for trial in folder.trials()[2:]]
+    assert all(isinstance(value, bool) for value in values)
+    assert len(set(values)) == 2
 
 
 def test_another_seed_draws_others() -> None:
