@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from srgan_ray.data import images
@@ -103,6 +104,9 @@ def recorded(watch: Watch, record: Record) -> Iterator[None]:
         yield
     except Problem as problem:
         record.status, record.detail = problem.status, problem.detail
+        raise
+    except HTTPException as error:  # a multipart body that Starlette cannot take apart
+        record.status, record.detail = error.status_code, error.detail
         raise
     except (ClientDisconnect, asyncio.CancelledError):
         record.status, record.detail = CLIENT_LEFT, "the client left"

@@ -117,15 +117,17 @@ def test_the_watch_hears_of_every_request(generator_file: str) -> None:
         client.post("/upscale", content=b"no image", headers=AS_PNG)
         client.post("/upscale?format=gif", content=png, headers=AS_PNG)
         client.post("/upscale?fidelity=0.5", content=png, headers=AS_PNG)
-    assert [record.status for record in memory.records] == [200, 400, 422, 422]
-    done, refused, *_ = memory.records
+        broken = client.post("/upscale", content=b"--x\r\nbroken", headers={"content-type": "multipart/form-data"})
+    assert [record.status for record in memory.records] == [200, 400, 422, 422, 400]
+    done, refused, *_, malformed = memory.records
+    assert malformed.detail == broken.json()["detail"]
     assert (done.format, done.megapixels, done.detail) == ("webp", 0.001, "")
     assert done.work
     assert done.work.num_tiles == 1
     assert 0 < done.work.decode_s + done.work.model_s + done.work.encode_s < done.seconds
     assert refused.work is None
     assert "not an image" in refused.detail
-    assert memory.inside == [1, 0, 1, 0]
+    assert memory.inside == [1, 0, 1, 0, 1, 0]
     assert memory.batches == [1]
 
 
