@@ -1,6 +1,7 @@
 """`srgan-ray upscale`, file by file: which files are inputs, where their results go, and one of them upscaled."""
 
 import dataclasses
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,8 @@ from srgan_ray.serving.handler import Handler, ModelConfig
 from srgan_ray.serving.picture import TooLargeForFormat
 
 DETAILS = ("width", "height", "generator", "precision", "seconds", "consistency_db")  # of what Upscaled says
+# What the system says where a result's name cannot exist: too long, or a file where a folder must be, or the reverse.
+NAME_IMPOSSIBLE = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +74,9 @@ def upscale_source(handler: Handler, config: UpscaleConfig, source: Source) -> O
     try:
         result = handler.upscale(_read(source.input), config.format, config.fidelity)
         Folder(config.out).write(source.name, result.encoded)
-    except InputError:
+    except InputError as error:
+        if getattr(error.__cause__, "errno", None) in NAME_IMPOSSIBLE:
+            return Outcome(source, str(error))
         raise
     except (UnreadableImage, TooLargeForFormat, OSError) as error:
         return Outcome(source, str(error))

@@ -95,10 +95,11 @@ def test_a_picture_that_kills_its_workers_is_a_bad_file(
 def test_an_out_that_cannot_be_written_to_is_said_in_one_line(
     folder: Path, generator_file: str, ray_cluster: None, tmp_path: Path
 ) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "deep_0").write_text("a file in the place of a folder")
+    (tmp_path / "out" / "deep_0").mkdir(parents=True)
+    for number in range(6):
+        (tmp_path / "out" / "deep_0" / f"{number}.png.writing").symlink_to("/dev/full")
     config = UpscaleConfig((str(folder),), str(tmp_path / "out"), ModelConfig(generator_file))
-    with pytest.raises(InputError, match=r"^--out .*: deep_0/\d\.png cannot be written"):
+    with pytest.raises(InputError, match=r"^--out .*: deep_0/\d\.png cannot be written: .*No space left"):
         upscale(config)
 
 

@@ -1,5 +1,6 @@
 """One file upscaled, and which files are."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from fakes import photograph
-from srgan_ray.data import images
+from srgan_ray.data import images, storage
 from srgan_ray.data.storage import Folder
 from srgan_ray.errors import InputError
 from srgan_ray.models.artifact import load_generator
@@ -76,11 +77,37 @@ def test_a_file_that_is_gone_is_said(tmp_path: Path, generator_file: str) -> Non
     assert "No such file" in upscale(generator_file, tmp_path / "gone.png", tmp_path / "out").error
 
 
-def test_an_out_that_cannot_be_written_to_stops_all(tmp_path: Path, generator_file: str) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_an_out_that_cannot_be_written_to_stops_all(
+    number: int, tmp_path: Path, generator_file: str, monkeypatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, "no way")
+
     (tmp_path / "a.png").write_bytes(images.encode(photograph(1, 9, 20), "png"))
-    touch(tmp_path / "out" / "deep")
-    with pytest.raises(InputError, match=r"--out .*deep/a\.png cannot be written"):
+    monkeypatch.setattr(storage, "_write_local", fail)
+    with pytest.raises(InputError, match=r"--out .*deep/a\.png cannot be written: .*no way"):
         upscale(generator_file, tmp_path / "a.png", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (f"{'a' * 255}.png", "File name too long"),
+        ("file/a.png", "File exists"),
+        ("file/deep/a.png", "Not a directory"),
+        ("folder", "Is a directory"),
+    ],
+)
+def test_a_name_that_a_result_cannot_have_is_the_fault_of_one_file(
+    name: str, said: str, tmp_path: Path, generator_file: str
+) -> None:
+    (tmp_path / "a.png").write_bytes(images.encode(photograph(1, 9, 20), "png"))
+    touch(tmp_path / "out" / "file", tmp_path / "out" / "folder" / "a.png")
+    config = UpscaleConfig((str(tmp_path / "a.png"),), str(tmp_path / "out"), ModelConfig(generator_file))
+    outcome = upscale_source(Handler(config.model), config, Source(str(tmp_path / "a.png"), name, 0, 0))
+    assert f"{name} cannot be written" in outcome.error
+    assert said in outcome.error
 
 
 def test_names_are_kept(tmp_path: Path, monkeypatch) -> None:
