@@ -66,7 +66,10 @@ class Pair(NamedTuple):
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Compare, print the table to standard error, write the files that are asked for, and return the figures."""
+    """Compare, print the table to standard error, write the files that are asked for, and return the figures.
+
+    Raises InputError for what cannot be measured, and before measuring where a file could not be written.
+    """
     degradation = config.degradation or (FROM_FILES if config.lr else "matlab_bicubic")
     pairs = load_pairs(config.hr, config.lr, degradation)
     pristine = load_pristine(config.niqe_model, pairs) if config.niqe_model else None
@@ -74,13 +77,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     generator, card = load_generator(find_generator(config.generator))
     upscalers: dict[str, Upscale] = {card.name: Upscaler(generator, config.precision)}
     pictures = Path(config.pictures) if config.pictures else None
-    table = compare(pairs, upscalers, degradation, pictures, pristine, lpips)
+    _make_places(config)
+    try:
+        table = compare(pairs, upscalers, degradation, pictures, pristine, lpips)
+    except FloatingPointError as error:
+        raise InputError(f"--generator {config.generator}: {error}; wanted another one") from error
     print(format_table(table), file=sys.stderr)
     if not config.lr and card.degradation not in (MIXED, degradation):
         print(f"note: trained on LR by {card.degradation}, measured on {degradation}", file=sys.stderr)
     figures = {name: as_json(row) for name, row in table.items()}
     if config.json:
-        Path(config.json).parent.mkdir(parents=True, exist_ok=True)
         Path(config.json).write_text(json.dumps({"trained_on": card.degradation, "figures": figures}, indent=2) + "\n")
     means = {name: {metric: round(m.value, 4) for metric, m in row.items()} for name, row in table.items()}
     return {"num_images": len(pairs), "degradation": degradation, "trained_on": card.degradation, "figures": means}
@@ -153,7 +159,8 @@ def compare(
 ) -> dict[str, dict[str, Measurement]]:
     """Measure each upscaler and bicubic on the same pairs: name to metric to Measurement.
 
-    HR has a row of what needs no truth beside it. Writes LR | bicubic | SR … | HR pictures of pairs into `pictures`.
+    HR has a row of what needs no truth beside it. Writes LR | bicubic | SR … | HR pictures of pairs into the folder
+    `pictures`.
     """
     data_hash = hash_pairs(pairs)
     everyone = {BICUBIC: matlab_bicubic_up, **upscalers}
@@ -161,7 +168,6 @@ def compare(
     for index, pair in enumerate(pairs):
         if pictures:
             picture = caption_panels(pair.lr, {name: sr[index] for name, sr in results.items()}, pair.hr)
-            pictures.mkdir(parents=True, exist_ok=True)
             (pictures / f"{pair.name}.png").write_bytes(images.encode(picture, "png"))
     rows = {
         name: measure([(pair.hr, sr) for pair, sr in zip(pairs, srs)], degradation, data_hash)
@@ -240,6 +246,21 @@ def _caption(image: np.ndarray, text: str) -> np.ndarray:
     strip = np.full((CAPTION_PX, image.shape[1], 3), 255, np.uint8)
     cv2.putText(strip, text, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([strip, image])
+
+
+def _make_places(config: EvaluateConfig) -> None:
+    """The folders and the file that are written to in the end."""
+    try:
+        if config.pictures:
+            Path(config.pictures).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--pictures {config.pictures}: {error.strerror}; wanted a folder to write to") from error
+    try:
+        if config.json:
+            Path(config.json).parent.mkdir(parents=True, exist_ok=True)
+            open(config.json, "a").close()
+    except OSError as error:
+        raise InputError(f"--json {config.json}: {error.strerror}; wanted a file to write to") from error
 
 
 def _image_files(setting: str, folder: str) -> Iterator[Path]:

@@ -1,11 +1,12 @@
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from skimage.data import astronaut, coffee
 
-from fakes import photograph
+from fakes import photograph, write_generator
 from srgan_ray.data import images
 from srgan_ray.data.degrade import matlab_bicubic, matlab_bicubic_up
 from srgan_ray.errors import InputError
@@ -13,6 +14,7 @@ from srgan_ray.evaluation import benchmark
 from srgan_ray.evaluation.benchmark import EvaluateConfig, caption_panels, compare, evaluate, load_pairs
 from srgan_ray.evaluation.metrics import rgb_to_y
 from srgan_ray.evaluation.niqe import load_pristine_model, measure_features
+from srgan_ray.models.artifact import load_generator, save_generator
 
 
 @pytest.fixture
@@ -136,6 +138,32 @@ def test_pictures_show_lr_outputs_and_hr_in_this_order() -> None:
 def test_bad_settings(hr_folder: Path, settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         evaluate(EvaluateConfig(str(hr_folder), **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"json": "hr"}, r"--json .*hr: Is a directory; wanted a file to write to"),
+        ({"json": "hr/0.png/f.json"}, r"--json .*: File exists; wanted a file"),
+        ({"pictures": "hr/0.png"}, r"--pictures .*0\.png: File exists; wanted a folder to write to"),
+        ({"pictures": "hr/0.png/deep"}, r"--pictures .*deep: Not a directory; wanted a folder"),
+    ],
+)
+def test_places_that_cannot_be_written_to_are_told_before_measuring(
+    hr_folder: Path, generator_file: str, settings: dict, message: str, monkeypatch
+) -> None:
+    monkeypatch.setattr(benchmark, "compare", None)
+    places = {name: str(hr_folder.parent / value) for name, value in settings.items()}
+    with pytest.raises(InputError, match=message):
+        evaluate(EvaluateConfig(str(hr_folder), generator=generator_file, **places))
+
+
+def test_a_generator_that_is_not_finite_is_named(hr_folder: Path, tmp_path: Path) -> None:
+    weights, card = load_generator(write_generator(tmp_path / "g.safetensors", 0, "damaged"))
+    damaged = {name: tensor * math.nan for name, tensor in weights.state_dict().items()}
+    save_generator(tmp_path / "g.safetensors", damaged, card)
+    with pytest.raises(InputError, match=r"--generator .*g\.safetensors: .* values that are not finite"):
+        evaluate(EvaluateConfig(str(hr_folder), generator=str(tmp_path / "g.safetensors")))
 
 
 def test_bad_files(hr_folder: Path, tmp_path: Path) -> None:
