@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         if verb in ("-h", "--help"):
             print(_help())
         elif verb in VERBS:
-            print(json.dumps(VERBS[verb](arguments)))
+            print(_to_json(VERBS[verb](arguments)))
         else:
             raise InputError(f"no verb {verb}; wanted one of {', '.join(VERBS)}")
     except InputError as error:
@@ -190,6 +190,11 @@ def _fit(config: Any) -> Summary:
         from srgan_ray.on_ray import trainer
 
         return trainer.fit(config)
+
+
+def _to_json(summary: Summary) -> str:
+    """With null for the numbers that are not finite, which JSON does not know."""
+    return json.dumps(json.loads(json.dumps(summary), parse_constant=lambda _: None))
 
 
 def _first_message(box: str) -> str:

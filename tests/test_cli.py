@@ -4,11 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fakes import make_shards
 from srgan_ray.cli import main
-from srgan_ray.data import sources
+from srgan_ray.data import images, sources
 from srgan_ray.data.manifest import Request
 from srgan_ray.data.storage import Folder
 
@@ -132,6 +133,19 @@ def test_the_last_line_on_standard_output_is_json(photographs: Path, tmp_path: P
     summary = json.loads(done.stdout.splitlines()[-1])
     assert summary["num_images"] == 4
     assert "bicubic" in done.stderr
+
+
+def test_numbers_that_are_not_finite_are_null(capsys, generator_file: str, tmp_path: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    (tmp_path / "hr").mkdir()
+    (tmp_path / "hr" / "grey.png").write_bytes(images.encode(np.full((48, 48, 3), 100, np.uint8), "png"))
+    main(f"evaluate --hr {tmp_path / 'hr'} --generator {generator_file} --json {tmp_path / 'f.json'}".split())
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1], parse_constant=refuse)
+    written = json.loads((tmp_path / "f.json").read_text(), parse_constant=refuse)
+    assert summary["figures"]["bicubic"]["psnr_y"] is written["figures"]["bicubic"]["psnr_y"]["value"] is None
+    assert summary["figures"]["bicubic"]["ssim_y"] == 1
 
 
 def test_a_job_takes_the_same_arguments(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """PSNR and SSIM, each number with the protocol it was measured by. Numbers of unlike protocols are not compared."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -105,13 +106,19 @@ def average(values: Iterable[float], protocol: Protocol) -> Measurement:
 
 
 def as_json(measurements: dict[str, Measurement]) -> dict[str, Any]:
-    """Plain values for a JSON file."""
-    return {name: dataclasses.asdict(measurement) for name, measurement in measurements.items()}
+    """Plain values for a JSON file, which knows no infinity: what is not finite, as of equal images, is null."""
+    return {
+        name: {**dataclasses.asdict(found), "value": found.value if math.isfinite(found.value) else None}
+        for name, found in measurements.items()
+    }
 
 
 def from_json(values: dict[str, Any]) -> dict[str, Measurement]:
-    """What `as_json` gave."""
-    return {name: Measurement(found["value"], Protocol(**found["protocol"])) for name, found in values.items()}
+    """What `as_json` gave; null is read as infinite."""
+    return {
+        name: Measurement(math.inf if found["value"] is None else found["value"], Protocol(**found["protocol"]))
+        for name, found in values.items()
+    }
 
 
 def _comparable(image: np.ndarray, colour: str, border_px: int) -> np.ndarray:

@@ -1,3 +1,6 @@
+import json
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +8,7 @@ import torchmetrics
 from skimage.metrics import peak_signal_noise_ratio
 
 from fakes import photograph
-from srgan_ray.evaluation.metrics import Measurement, Protocol, measure, psnr, rgb_to_y, ssim
+from srgan_ray.evaluation.metrics import Measurement, Protocol, as_json, from_json, measure, psnr, rgb_to_y, ssim
 
 HR = photograph(0)
 SR = np.clip(HR + np.random.default_rng(0).normal(0, 9, HR.shape), 0, 255).astype(np.uint8)
@@ -79,3 +82,11 @@ def test_unlike_protocols_are_not_compared(other: Protocol) -> None:
 def test_a_gain_is_positive_where_better(metric: str, gain: float) -> None:
     protocol = Protocol(metric, "y", "opencv_cubic", "h")
     assert Measurement(7.0, protocol).gain_over(Measurement(5.0, protocol)) == gain
+
+
+def test_what_is_infinite_is_null_in_a_file() -> None:
+    protocol = Protocol("psnr", "y", "opencv_cubic", "h")
+    figures = {"psnr": Measurement(math.inf, protocol), "ssim": Measurement(1.0, protocol)}
+    written = json.dumps(as_json(figures), allow_nan=False)
+    assert json.loads(written)["psnr"]["value"] is None
+    assert from_json(json.loads(written)) == figures
