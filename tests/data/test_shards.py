@@ -72,12 +72,18 @@ def test_bad_files_are_told_apart(tmp_path: Path) -> None:
     whole = images.encode(photograph(1), "jpeg")
     (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     Image.fromarray(photograph(1)).save(tmp_path / "good.png")
+    flat = np.full((120, 152, 3), (10, 20, 30), np.uint8)
+    Image.fromarray(flat).save(tmp_path / "flat.png")
+    flat[60, 60] += 1
+    Image.fromarray(flat).save(tmp_path / "speck.png")
     reasons = {name: finding.reason for name, (finding, _) in examine_all(tmp_path, 96).items()}
     expected = {
         "small.png": "too small: 200x88", "text.jpg": "not an image", "empty.jpg": "not an image",
         "picture.gif": "a GIF image", "truncated.jpg": "truncated", "good.png": "",
+        "flat.png": "one colour: ", "speck.png": "",
     }  # fmt: skip
     assert {name: text in reasons[name] for name, text in expected.items()} == dict.fromkeys(expected, True)
+    assert not reasons["good.png"] + reasons["speck.png"]
     assert reasons["good.png"] == ""
     assert not any(row for finding, row in examine_all(tmp_path, 96).values() if finding.reason)
 
