@@ -21,6 +21,7 @@ SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
 REJECTED, REPORT, PARTS = "rejected.jsonl", "report.html", "parts"
 UNFINISHED = {"train", "val", PARTS, REJECTED, REPORT, LOCK}  # what a `prepare` that was killed may leave
+LEAST_SIDE_PX = 8  # in a smaller photograph there is no detail to measure
 SPLIT_RULE = (
     "val where the first 32 bits of sha256('seed:id'), as a fraction, are below val_fraction; photographs that look "
     "alike go by the lowest id among them; where that leaves val (train) empty, the group with the lowest (highest) one"
@@ -53,8 +54,10 @@ class Request:
             raise InputError(f"--degradations {unknown or 'none'}; wanted one or more of {', '.join(DEGRADATIONS)}")
         if not 0 < self.val_fraction < 1:
             raise InputError(f"--val-fraction {self.val_fraction}; wanted more than 0 and less than 1")
-        if self.min_side_px < SCALE:
-            raise InputError(f"--min-side-px {self.min_side_px}; wanted {SCALE} or more")
+        if len(set(self.degradations)) < len(self.degradations):
+            raise InputError(f"--degradations {' '.join(self.degradations)}; wanted each of them once")
+        if self.min_side_px < LEAST_SIDE_PX:
+            raise InputError(f"--min-side-px {self.min_side_px}; wanted {LEAST_SIDE_PX} or more")
 
 
 @dataclasses.dataclass(frozen=True)
