@@ -56,7 +56,7 @@ def find_faults(name: str, breed: str, encoded: bytes) -> Finding:
     ending = Path(name).suffix.lower()
     if ending and ending not in ENDINGS[traits.format]:
         notes.append(f"wrong ending: {traits.format} called {ending}")
-    if traits.orientation != 1:
+    if traits.orientation != images.UPRIGHT:
         notes.append(f"EXIF orientation: {traits.orientation}, turned upright")
     if traits.num_frames > 1:
         notes.append(f"animated: {traits.num_frames} frames, the first taken")

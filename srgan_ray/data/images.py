@@ -20,6 +20,7 @@ SAVE_OPTIONS: dict[str, dict[str, int]] = {
 MAX_DECODED_PIXELS = 100_000_000
 WEBP_MAX_SIDE_PX = 16383
 EXIF_ORIENTATION = 0x0112
+UPRIGHT, TURNED = 1, range(2, 9)  # EXIF orientations; 0, which is common, and others that are none turn nothing
 
 
 class UnreadableImage(ValueError):
@@ -56,7 +57,7 @@ class Traits(NamedTuple):
     def is_plain(self) -> bool:
         """Whether any decoder gives the same pixels as `decode`: 8-bit RGB or grey JPEG or PNG, stored upright."""
         plain = self.format in ("JPEG", "PNG") and self.mode in ("RGB", "L")
-        return plain and not self.has_transparency and self.orientation == 1
+        return plain and not self.has_transparency and self.orientation == UPRIGHT
 
 
 def open_image(encoded: bytes) -> Image.Image:
@@ -148,10 +149,11 @@ def read_traits(encoded: bytes) -> Traits:
     image = open_image(encoded)
     try:
         tables = getattr(image, "quantization", None) or {}
+        orientation = image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
         return Traits(
             _format(image),
             image.mode,
-            int(image.getexif().get(EXIF_ORIENTATION, 1)),
+            int(orientation) if orientation in TURNED else UPRIGHT,
             getattr(image, "n_frames", 1),
             image.has_transparency_data,
             tuple(tables.get(0, ())),

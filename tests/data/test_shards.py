@@ -55,6 +55,24 @@ def test_original_bytes_are_kept_wherever_any_decoder_agrees(tmp_path: Path) -> 
         assert images.read_traits(row["hr"]).orientation == 1
 
 
+@pytest.mark.parametrize("orientation", [0, 1, 9])
+def test_an_orientation_that_turns_nothing_is_upright(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(photograph(0)).save(tmp_path / "a.jpg", exif=exif)
+    finding, row = examine_all(tmp_path)["a.jpg"]
+    assert finding.notes == ()
+    assert row["hr"] == (tmp_path / "a.jpg").read_bytes()
+    np.testing.assert_array_equal(images.decode_stored(row["hr"]), images.decode(row["hr"]))
+
+
+def test_the_smallest_photograph_that_may_be_asked_for_is_measured(tmp_path: Path) -> None:
+    Image.fromarray(photograph(0, 8, 40)).save(tmp_path / "a.png")
+    finding, row = examine_all(tmp_path, 8)["a.png"]
+    assert row
+    assert np.isfinite([finding.detail, finding.blockiness]).all()
+
+
 def test_lr_is_made_of_the_crop_box(tmp_path: Path) -> None:
     Image.fromarray(photograph(0, 123, 155)).save(tmp_path / "odd.png")
     finding, row = examine_all(tmp_path)["odd.png"]
