@@ -141,19 +141,25 @@ def _tar(location: str, prefix: str, modified_ns: int) -> Iterator[Photograph]:
 
 
 def _parquet(location: str, prefix: str) -> Iterator[Photograph]:
-    """The rows of a Parquet file, named by their label, if there is one, and their path or number."""
+    """The rows of a Parquet file, named by their label, if there is one, and their path or number; by both where
+    another row has the name already."""
     try:
         file = _open_parquet(location)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"SOURCE {location} cannot be read as Parquet: {error}") from error
     column, row = _image_column(file.schema_arrow, location), 0
+    taken: set[str] = set()
     label = next((name for name in ("breed", "label") if name in file.schema_arrow.names), None)
     for group in range(file.num_row_groups):
         table = file.read_row_group(group, [column, label] if label else [column])
         labels = table.column(label).to_pylist() if label else [""] * len(table)
         for number, (value, of) in enumerate(zip(table.column(column).to_pylist(), labels)):
             encoded, path = _bytes_and_path(value)
-            name = "/".join(part for part in (prefix, str(of), path or f"row_{row + number:08d}") if part)
+            numbered = f"row_{row + number:08d}"
+            name = "/".join(part for part in (prefix, str(of), path or numbered) if part)
+            if name in taken:
+                name = f"_{numbered}".join(os.path.splitext(name))
+            taken.add(name)
             yield Photograph(name, location, row + number, len(encoded), column, group)
         row += len(table)
 

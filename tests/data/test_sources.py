@@ -76,6 +76,20 @@ def test_parquet_rows_are_photographs_in_the_order_of_their_row_groups(tmp_path:
     ]
 
 
+def test_parquet_rows_of_one_path_have_names_of_their_own(tmp_path: Path) -> None:
+    paths = ["a.jpg", "deep/a.jpg", "a.jpg", "deep/a.jpg", None, ""]
+    images = [{"bytes": bytes([number]), "path": path} for number, path in enumerate(paths)]
+    pq.write_table(pa.table({"image": images, "breed": ["pug"] * 6}), tmp_path / "some.parquet", row_group_size=2)
+    assert contents(tmp_path / "some.parquet") == {
+        "pug/a.jpg": b"\0",
+        "pug/deep/a.jpg": b"\1",
+        "pug/a_row_00000002.jpg": b"\2",
+        "pug/deep/a_row_00000003.jpg": b"\3",
+        "pug/row_00000004": b"\4",
+        "pug/row_00000005": b"\5",
+    }
+
+
 def test_samples_are_photographs_at_hand() -> None:
     assert set(contents("samples")) == set(SAMPLES)
 
