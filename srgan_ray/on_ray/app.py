@@ -75,13 +75,14 @@ def build(args: dict[str, Any]) -> serve.Application:
 def build_application(config: EndpointConfig) -> serve.Application:
     """The endpoint, whose scaling says how many CPUs and GPUs a replica gets."""
     num_cpus, limits = config.scaling.num_cpus, config.limits
+    model = config.model.with_absolute_paths()
 
     def build_in_replica() -> FastAPI:
         from srgan_ray.on_ray.serve_watch import ServeWatch
         from srgan_ray.serving.api import build_api
 
         torch.set_num_threads(num_cpus)
-        handler = Handler(config.model, ServeWatch())
+        handler = Handler(model, ServeWatch())
         handler.follow(FOLLOW_EVERY_S)
         return build_api(handler, limits)
 

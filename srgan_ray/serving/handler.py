@@ -2,18 +2,19 @@
 
 import dataclasses
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from srgan_ray.data.crops import MIXED
-from srgan_ray.data.storage import split
+from srgan_ray.data.storage import is_uri, split
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.diagnostics import consistency_db
-from srgan_ray.models.artifact import PSNR, Card, find_generator, interpolate, load_generator
+from srgan_ray.models.artifact import PSNR, RELEASED, Card, find_generator, interpolate, load_generator
 from srgan_ray.models.generator import Generator
 from srgan_ray.models.precision import FP32, best_device
 from srgan_ray.models.upscaler import Upscaler
@@ -36,6 +37,15 @@ class ModelConfig:
     steps of 0.05."""
     precision: str = "auto"
     """bf16, fp32, or auto: bf16 where the hardware multiplies it natively."""
+
+    def with_absolute_paths(self) -> Self:
+        """With the generators as processes with other working directories find them. A link stays one: it may be laid
+        anew."""
+        places = (self.generator, self.fidelity_generator)
+        generator, faithful = (
+            place if place in ("", *RELEASED) or is_uri(place) else os.path.abspath(place) for place in places
+        )
+        return dataclasses.replace(self, generator=generator, fidelity_generator=faithful)
 
 
 class Upscaled(NamedTuple):

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from srgan_ray.data.storage import Folder, absolute, below, list_files
 from srgan_ray.errors import InputError
-from srgan_ray.models.artifact import RELEASED, find_generator, hash_generator, read_generator
+from srgan_ray.models.artifact import find_generator, hash_generator, read_generator
 from srgan_ray.serving.files import (
     Outcome,
     Source,
@@ -28,7 +28,7 @@ from srgan_ray.serving.files import (
     list_inputs,
     upscale_source,
 )
-from srgan_ray.serving.handler import Handler, ModelConfig
+from srgan_ray.serving.handler import Handler
 
 MANIFEST = "manifest.jsonl"
 WRITE_EVERY_S = 5.0
@@ -59,7 +59,7 @@ def open_worklist(config: UpscaleConfig) -> Iterator[Worklist]:
     InputError for whatever of these cannot be used, and where another command is at work in --out.
     """
     handler = Handler(config.model)  # whose messages name what was given
-    config = dataclasses.replace(config, out=absolute(config.out), model=_with_absolute_paths(config.model))
+    config = dataclasses.replace(config, out=absolute(config.out), model=config.model.with_absolute_paths())
     settings = _settings(config)
     inputs = list_inputs(config)
     sources = find_sources(config, inputs)
@@ -140,13 +140,6 @@ class Manifest:
         if math.isinf(details["consistency_db"]):  # which JSON does not know
             details = {**details, "consistency_db": None}
         return {**identity, "status": "upscaled", **details}
-
-
-def _with_absolute_paths(model: ModelConfig) -> ModelConfig:
-    """The generators as processes with other working directories find them."""
-    places = (model.generator, model.fidelity_generator)
-    generator, faithful = (place if place in ("", *RELEASED) else absolute(place) for place in places)
-    return dataclasses.replace(model, generator=generator, fidelity_generator=faithful)
 
 
 def _settings(config: UpscaleConfig) -> dict[str, Any]:

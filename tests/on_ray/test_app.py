@@ -191,6 +191,17 @@ def test_the_first_request_starts_the_first_replica(generator_file: str, ray_clu
         assert post(url, images.encode(photograph(0, 8, 8), "png"))[0] == 200
 
 
+def test_a_relative_path_is_found_by_replicas_with_another_working_directory(
+    generator_file: str, ray_cluster: None, monkeypatch
+) -> None:
+    from srgan_ray.on_ray.app import endpoint
+
+    monkeypatch.chdir(Path(generator_file).parent)
+    config = ServeConfig(ModelConfig(Path(generator_file).name), port=free_port())
+    with endpoint(config) as url:
+        assert post(url, images.encode(photograph(0, 8, 8), "png"))[0] == 200
+
+
 def test_requests_that_have_begun_are_answered_before_the_endpoint_stops(ray_cluster: None, tmp_path: Path) -> None:
     from srgan_ray.on_ray.app import endpoint
 

@@ -135,6 +135,27 @@ def test_a_registry_that_the_storage_did_not_give_is_looked_at_again(place: Path
     assert news.swaps == ["new, step 5"]
 
 
+def test_a_link_that_is_laid_anew_is_followed_by_its_absolute_path(place: Path, tmp_path: Path, monkeypatch) -> None:
+    os.replace(place / "generator.safetensors", tmp_path / "old.safetensors")
+    write_generator(tmp_path / "new.safetensors", 1, "new")
+    (tmp_path / "link.safetensors").symlink_to("old.safetensors")
+    monkeypatch.chdir(tmp_path)
+    model = ModelConfig("link.safetensors").with_absolute_paths()
+    assert model.generator == str(tmp_path / "link.safetensors")
+    monkeypatch.chdir("/")
+    news = News()
+    handler = Handler(model, news)
+    (tmp_path / "link.safetensors").unlink()
+    (tmp_path / "link.safetensors").symlink_to("new.safetensors")
+    handler.refresh()
+    assert news.swaps == ["new, step 5"]
+
+
+def test_what_is_no_relative_path_stays_as_it_is() -> None:
+    for places in (("perceptual", "psnr"), ("/run", ""), ("s3://runs/one?region=eu-west-1", "psnr")):
+        assert ModelConfig(*places).with_absolute_paths() == ModelConfig(*places)
+
+
 def test_a_registry_that_is_none_is_refused(place: Path) -> None:
     with pytest.raises(InputError, match=r"--registry .* is no registry; wanted one that promote has filled"):
         ServeConfig(registry=str(place)).resolved()
