@@ -94,6 +94,17 @@ def test_the_part_that_is_made_worse_breaks_first(scale: ModuleType, inputs, loa
     assert scale.estimate(dataclasses.replace(inputs, **worse), 8, 6400).breaks_first == load
 
 
+def test_the_clouds_page_says_what_comes_out(scale: ModuleType) -> None:
+    page = (SCRIPT.parents[1] / "cluster" / "cloud" / "README.md").read_text()
+    assert f"reads {scale.REQUESTS_AT_ONCE} shards at once" in page
+    known = scale.complete(scale.Inputs(driver_bytes=2000, pair_s=3e-7))
+    few, more, many = (scale.estimate(known, *size) for size in ((1, 20_000), (8, 20_000), (8, 1_000_000)))
+    assert few.loads["reading shards"] == pytest.approx(0.2, abs=0.05)
+    assert more.loads["all-reduce"] > 1
+    assert more.breaks_first == "reading the findings"
+    assert many.breaks_first == "the search for look-alikes"
+
+
 def test_more_never_takes_less(scale: ModuleType, inputs) -> None:
     sizes = [scale.estimate(inputs, 8, number) for number in (10_000, 100_000, 1_000_000)]
     for name in ("prepare_s", "epoch_s", "shard_bytes", "read_bytes", "requests", "dollars"):
