@@ -47,6 +47,8 @@ class Worklist:
     """Which the results depend on."""
     done: dict[str, Row]
     """By input: rows of an earlier command that still hold."""
+    others: dict[str, Row]
+    """By input: rows of earlier commands for inputs that are none of this one's, whose results are there."""
     todo: list[Source]
     needs_ray: bool
 
@@ -56,7 +58,8 @@ def open_worklist(config: UpscaleConfig) -> Iterator[Worklist]:
     """Look at the generator, the inputs and what --out holds; keep other commands out of --out while inside the `with`.
 
     A row holds where its input, the settings and the generator are what they were, and its result is there. Raises
-    InputError for whatever of these cannot be used, and where another command is at work in --out.
+    InputError for whatever of these cannot be used, where another command is at work in --out, and where a result would
+    replace another input's.
     """
     handler = Handler(config.model)  # whose messages name what was given
     config = dataclasses.replace(config, out=absolute(config.out), model=config.model.with_absolute_paths())
@@ -64,10 +67,18 @@ def open_worklist(config: UpscaleConfig) -> Iterator[Worklist]:
     inputs = list_inputs(config)
     sources = find_sources(config, inputs)
     with Folder(config.out).locked("--out"):
-        done = _find_done(config.out, settings, sources)
+        known = _find_rows(config.out)
+        done = {
+            source.input: known[source.input]
+            for source in sources
+            if _holds(known.get(source.input, {}), _identify(config.out, settings, source))
+        }
+        ours = {source.input for source in sources}
+        others = {input: row for input, row in known.items() if input not in ours}
+        _check_free(config.out, sources, others)
         todo = [source for source in sources if source.input not in done]
         needs_ray = bool(todo) and any(map(is_folder, inputs.values()))
-        yield Worklist(config, handler, settings, done, todo, needs_ray)
+        yield Worklist(config, handler, settings, done, others, todo, needs_ray)
 
 
 def upscale_here(worklist: Worklist) -> Iterator[Outcome]:
@@ -103,13 +114,14 @@ def carry_out(worklist: Worklist, outcomes: Iterable[Outcome]) -> dict[str, Any]
 
 
 class Manifest:
-    """`manifest.jsonl`: a row for each input of which something is known, sorted by input."""
+    """`manifest.jsonl`: a row for each input of which something is known, those of other commands too, sorted by
+    input."""
 
     def __init__(self, worklist: Worklist) -> None:
         self.num_sources = len(worklist.done) + len(worklist.todo)
         self._folder = Folder(worklist.config.out)
         self._settings = worklist.settings
-        self._rows = dict(worklist.done)
+        self._rows, self._others = dict(worklist.done), worklist.others
         self._next_write_s = 0.0
 
     def add(self, outcome: Outcome) -> None:
@@ -121,16 +133,14 @@ class Manifest:
     def write(self) -> None:
         """Replace the file."""
         started = time.monotonic()
-        self._folder.write(MANIFEST, "".join(json.dumps(row) + "\n" for row in self._sorted()).encode())
+        rows = _sorted(self._others | self._rows)
+        self._folder.write(MANIFEST, "".join(json.dumps(row) + "\n" for row in rows).encode())
         finished = time.monotonic()
         self._next_write_s = finished + max(WRITE_EVERY_S, (finished - started) / MAX_WRITING_SHARE)
 
     def failed(self) -> list[Row]:
-        """The rows of files without a result."""
-        return [row for row in self._sorted() if row["status"] == "failed"]
-
-    def _sorted(self) -> list[Row]:
-        return [self._rows[input] for input in sorted(self._rows)]
+        """The rows of this command's files without a result."""
+        return [row for row in _sorted(self._rows) if row["status"] == "failed"]
 
     def _row(self, outcome: Outcome) -> Row:
         identity = _identify(self._folder.location, self._settings, outcome.source)
@@ -168,17 +178,25 @@ def _identify(out: str, settings: dict[str, Any], source: Source) -> Row:
     }
 
 
-def _find_done(out: str, settings: dict[str, Any], sources: list[Source]) -> dict[str, Row]:
+def _sorted(rows: dict[str, Row]) -> list[Row]:
+    return [rows[input] for input in sorted(rows)]
+
+
+def _find_rows(out: str) -> dict[str, Row]:
+    """The rows of earlier commands whose results are there, by input."""
     folder = Folder(out)
     if not folder.has(MANIFEST):
         return {}
-    rows = _read_rows(folder)
-    there = {entry.name for entry in list_files(out)}
-    return {
-        source.input: rows[source.input]
-        for source in sources
-        if source.name in there and _holds(rows.get(source.input, {}), _identify(out, settings, source))
-    }
+    there = {below(out, entry.name) for entry in list_files(out)}
+    return {input: row for input, row in _read_rows(folder).items() if row.get("output") in there}
+
+
+def _check_free(out: str, sources: list[Source], others: dict[str, Row]) -> None:
+    """Raise InputError where a result would replace one of another input."""
+    owners = {row["output"]: input for input, row in others.items()}
+    for source in sources:
+        if owner := owners.get(below(out, source.name)):
+            raise InputError(f"INPUT {source.input}: --out {out} has {source.name} of {owner}; wanted another folder")
 
 
 def _read_rows(folder: Folder) -> dict[str, Row]:

@@ -98,6 +98,41 @@ def test_an_infinite_consistency_is_null(config: UpscaleConfig, monkeypatch) -> 
     assert todo(config) == []
 
 
+def test_rows_of_other_inputs_stay_while_their_results_are_there(config: UpscaleConfig) -> None:
+    run(config)
+    before = rows(config)
+    more = Path(config.input[0]).parent / "more"
+    more.mkdir()
+    (more / "d.png").write_text("no image")
+    (more / "e.png").write_bytes(images.encode(photograph(9, 8, 8), "png"))
+    other = dataclasses.replace(config, input=(str(more),))
+    with pytest.raises(InputError, match="1 of 2 failed"):
+        run(other)
+    (more / "d.png").unlink()
+    assert run(other)["skipped"] == 1
+    assert [row for row in rows(config) if row in before] == before
+    assert len(rows(config)) == 4
+    assert todo(config) == []
+    Path(config.out, "a.png").unlink()
+    run(other)
+    assert len(rows(config)) == 3
+    assert todo(config) == ["a.png"]
+
+
+def test_the_result_of_another_input_is_not_overwritten(config: UpscaleConfig) -> None:
+    run(config)
+    before = Path(config.out, "a.png").read_bytes()
+    more = Path(config.input[0]).parent / "more"
+    more.mkdir()
+    (more / "a.jpeg").write_bytes(images.encode(photograph(9, 8, 8), "jpeg"))
+    other = dataclasses.replace(config, input=(str(more),))
+    message = rf"INPUT {more}/a\.jpeg: --out {config.out} has a\.png of {config.input[0]}/a\.png; wanted another folder"
+    with pytest.raises(InputError, match=message):
+        run(other)
+    assert Path(config.out, "a.png").read_bytes() == before
+    assert todo(config) == []
+
+
 def test_what_is_done_is_not_done_again(config: UpscaleConfig) -> None:
     run(config)
     files = {entry.name: entry.modified_ns for entry in list_files(config.out) if entry.name.endswith(".png")}
