@@ -1,5 +1,7 @@
 """The losses of SRGAN (Ledig et al. 2017, §2.2). All take and give tensors and have no state."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
@@ -13,9 +15,13 @@ def pixel_loss(sr: Tensor, hr: Tensor) -> Tensor:
     return mse_loss(sr.float(), hr.float())
 
 
-def pattern_loss(sr: Tensor, hr: Tensor) -> Tensor:
+ImageLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def pattern_loss(sr: Tensor, hr: Tensor, over_ranks: Callable[[Tensor], Tensor] = lambda sums: sums) -> Tensor:
     """The variance of the mean of (sr - hr) over the 4x4 phases of the pixel shuffles, averaged over the colours.
-    Images (N, 3, H, W), sides multiples of 4.
+    Images (N, 3, H, W), sides multiples of 4. `over_ranks` gives the mean of a tensor over all ranks: the loss is of
+    the whole batch, and not the mean of those of its parts.
 
     It sees patterns that are everywhere alike, which a content loss behind strided layers hardly does, and nothing
     else: neither colour nor texture. `diagnostics.checkerboard` measures the same. As there, the means are weighted by
@@ -24,7 +30,9 @@ def pattern_loss(sr: Tensor, hr: Tensor) -> Tensor:
     """
     residual = _to_blocks(sr.float() - hr.float())
     weight = 1 / (LEAST_VARIANCE / 255**2 + _to_blocks(hr.float()).var(dim=(3, 5), correction=0, keepdim=True))
-    means = (weight * residual).sum(dim=(0, 2, 4)) / weight.sum(dim=(0, 2, 4))
+    sums = (weight * residual).sum(dim=(0, 2, 4))
+    sums, weights = over_ranks(torch.stack([sums, weight.sum(dim=(0, 2, 4)).expand_as(sums)]))
+    means = sums / weights
     return means.var(dim=(1, 2), correction=0).mean()
 
 
@@ -38,7 +46,8 @@ def colour_loss(sr: Tensor, hr: Tensor) -> Tensor:
     return mse_loss(sr.float().mean(dim=(2, 3)), hr.float().mean(dim=(2, 3)))
 
 
-IMAGE_LOSSES = {"pixel": pixel_loss, "pattern": pattern_loss, "colour": colour_loss}  # of SR and HR themselves
+# Of SR and HR themselves.
+IMAGE_LOSSES: dict[str, ImageLoss] = {"pixel": pixel_loss, "pattern": pattern_loss, "colour": colour_loss}
 
 
 def content_loss(sr_features: list[Tensor], hr_features: list[Tensor]) -> Tensor:

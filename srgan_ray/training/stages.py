@@ -19,7 +19,7 @@ from srgan_ray.models.generator import Generator, build_generator
 from srgan_ray.models.perceptual import VGGFeatures, load_vgg
 from srgan_ray.models.precision import BF16, Autocast, autocast, best_device, resolve_precision
 from srgan_ray.training.gpu import CastTogether, GraphedStep, TakeStep
-from srgan_ray.training.losses import IMAGE_LOSSES, adversarial_loss, content_loss, pixel_loss
+from srgan_ray.training.losses import IMAGE_LOSSES, adversarial_loss, content_loss, pattern_loss, pixel_loss
 from srgan_ray.training.state import TrainState
 from srgan_ray.training.steps import Weights, adversarial_step, gradient_norm, pretrain_step
 
@@ -138,6 +138,9 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
         config.pattern_weight,
         config.colour_weight,
     )
+    image_losses = IMAGE_LOSSES | {
+        "pattern": functools.partial(pattern_loss, over_ranks=functools.partial(_mean_over_ranks, worker))
+    }
     halfway = None
     if config.fidelity_generator:
         faithful = _to(_load_given("--fidelity-generator", config.fidelity_generator), worker)
@@ -154,6 +157,7 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
             state.generator_optimizer,
             discriminator_optimizer,
             weights,
+            image_losses,
             halfway,
             batch,
             cast,
@@ -184,6 +188,14 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
             return {f"gradient_norm_{name}": gradient_norm(term, sr) for name, term in terms.items()}
 
     return Stage(state, _on_device(take_step, worker), loss_val, gradient_norms, vgg.stamp)
+
+
+def _mean_over_ranks(worker: Worker, local: Tensor) -> Tensor:
+    """With a gradient for this rank's part alone, as if it were all of it: that the mean of the ranks' gradients, which
+    data-parallel training takes, makes the gradient of the mean."""
+    mean = local.detach().clone()
+    worker.average([mean])
+    return mean + (local - local.detach())
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ The networks may be wrapped for data-parallel training; batches are `lr` (N, 3, 
 [0, 1]. Each step returns its loss terms as scalar tensors on the networks' device, for the log.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from srgan_ray.data.feed import Batch
 from srgan_ray.models.precision import Autocast
-from srgan_ray.training.losses import IMAGE_LOSSES, adversarial_loss, content_loss, discriminator_loss, pixel_loss
+from srgan_ray.training.losses import ImageLoss, adversarial_loss, content_loss, discriminator_loss, pixel_loss
 
 
 class Weights(NamedTuple):
@@ -45,12 +45,14 @@ def adversarial_step(
     generator_optimizer: Optimizer,
     discriminator_optimizer: Optimizer,
     weights: Weights,
+    image_losses: Mapping[str, ImageLoss],
     halfway: Callable[[Tensor], Tensor] | None,
     batch: Batch,
     autocast: Autocast,
 ) -> dict[str, Tensor]:
     """One step of the discriminator (equation 2), then one of the generator (equation 3) against it.
 
+    `image_losses` are the losses on SR and HR themselves, by their names in `weights`.
     `halfway` is the generator blended with another (LR to SR), if it is to be trained so too: by the pixel loss.
 
     Returns `loss` (the weighted content, adversarial, pixel, pattern, colour and half-way losses), each of these as
@@ -72,7 +74,7 @@ def adversarial_step(
     with autocast():
         terms["content"] = content_loss(vgg(sr), _without_gradient(vgg, batch.hr))
         terms["adversarial"] = adversarial_loss(*discriminator(sr))
-    terms |= {name: image_loss(sr, batch.hr) for name, image_loss in IMAGE_LOSSES.items()}
+    terms |= {name: image_loss(sr, batch.hr) for name, image_loss in image_losses.items()}
     if halfway:
         with autocast():
             blended = halfway(batch.lr)

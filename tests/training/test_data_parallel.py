@@ -76,7 +76,12 @@ def config(request: pytest.FixtureRequest) -> PretrainConfig | TrainConfig:
 def blended_config(train_config: TrainConfig) -> TrainConfig:
     """Whose generator goes through a step twice, the second time past the data-parallel wrapper."""
     return dataclasses.replace(
-        train_config, fidelity_generator=train_config.init, pixel_weight=10.0, hold_statistics=True
+        train_config,
+        fidelity_generator=train_config.init,
+        pixel_weight=10.0,
+        pattern_weight=1000.0,
+        colour_weight=100.0,
+        hold_statistics=True,
     )
 
 

@@ -11,6 +11,7 @@ from srgan_ray.models.generator import GeneratorConfig, build_generator
 from srgan_ray.models.perceptual import load_vgg
 from srgan_ray.models.precision import autocast
 from srgan_ray.training.losses import (
+    IMAGE_LOSSES,
     adversarial_loss,
     colour_loss,
     content_loss,
@@ -51,7 +52,7 @@ class Gan:
 
     def step(self, batch: Batch, weights: Weights = PAPER, cast=FP32) -> dict[str, torch.Tensor]:
         networks = self.generator, self.discriminator, self.vgg
-        return adversarial_step(*networks, *self.optimizers, weights, None, batch, cast)
+        return adversarial_step(*networks, *self.optimizers, weights, IMAGE_LOSSES, None, batch, cast)
 
 
 def moved(network: nn.Module, before: dict[str, torch.Tensor]) -> float:
