@@ -106,7 +106,8 @@ def _raise(error: OSError) -> None:
 class Folder:
     """A folder on local disk or on object storage; files are named by their path below it.
 
-    Errors of the storage are raised as InputError, in one line that names the place.
+    Errors of the storage are raised as InputError, in one line that names the place; but `open` and `read` raise
+    OSError, since what a file that cannot be read means is for the caller to say.
     """
 
     def __init__(self, location: str | Path) -> None:
@@ -160,9 +161,12 @@ class Folder:
         """Delete these files, and of the folders they leave empty the local ones."""
         filesystem, root = resolve(self.location)
         for name in names:
-            filesystem.delete_file(f"{root}/{name}")
-            if not is_uri(self.location):
-                _remove_empty_folders(Path(root), (Path(root) / name).parent)
+            try:
+                filesystem.delete_file(f"{root}/{name}")
+                if not is_uri(self.location):
+                    _remove_empty_folders(Path(root), (Path(root) / name).parent)
+            except OSError as error:
+                raise InputError(f"{self.location}: {name} cannot be deleted: {_first_line(error)}") from error
 
     @contextlib.contextmanager
     def locked(self, setting: str) -> Iterator[None]:

@@ -39,8 +39,10 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._wait()
-        self._executor.shutdown()
+        try:
+            self._wait()
+        finally:
+            self._executor.shutdown()
         if self._failure and kind is None:
             raise self._failure
 
@@ -62,8 +64,9 @@ class Checkpoints:
     def save(self, state: dict[str, Any]) -> None:
         """Take a copy of the state now and write it beside the training; waits for the one before, if it is not done.
 
-        Keeps the last NUM_KEPT and the best: the first after the validation with the lowest `loss_val`. Where a
-        checkpoint cannot be written, the ones before stay, and the run goes on.
+        Keeps the last NUM_KEPT up to it and the best: the first after the validation with the lowest `loss_val`. Those
+        of later steps are deleted: they were broken, or the run would not have come here again. Where a checkpoint
+        cannot be written, the ones before stay, and the run goes on.
         """
         self._wait()
         buffer = io.BytesIO()
@@ -87,10 +90,13 @@ class Checkpoints:
         sealed = {**seal, "sha256": hashlib.sha256(content).hexdigest(), "config": self._config}
         self._folder.write(f"{name}/{STATE}", content)
         self._folder.write(f"{name}/{SEAL}", json.dumps(sealed, indent=2).encode())
-        self._prune()
+        try:
+            self._prune(name)
+        except OSError as error:
+            raise InputError(f"{self._folder} cannot be read: {error}") from error
 
-    def _prune(self) -> None:
-        names = sealed(self._folder)
+    def _prune(self, newest: str) -> None:
+        names = [name for name in sealed(self._folder) if name <= newest]
         losses = {name: self._read_seal(name)["loss_val"] for name in names}
         validated = [name for name in names if math.isfinite(losses[name])]
         kept = {*names[-NUM_KEPT:], *sorted(validated, key=losses.__getitem__)[:1]}

@@ -3,7 +3,9 @@
 import errno
 import json
 import threading
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,6 +106,58 @@ def test_the_last_two_and_the_best_are_kept(checkpoints: Checkpoints) -> None:
     save(checkpoints := again(checkpoints, []), state(6, 0.5))
     kept = sorted({name.split("/")[0] for name in checkpoints._folder.names()})
     assert kept == [checkpoint_name(step) for step in (3, 5, 6)]
+
+
+def test_what_is_broken_pushes_nothing_out(checkpoints: Checkpoints, said: list[str]) -> None:
+    """Of a fallback: the broken ones lie ahead of the run, and one of them may have been the best."""
+    save(checkpoints, state(5, 0.9), state(10, 0.8), state(15, 0.1))
+    folder = Folder(str(checkpoints._folder))
+    folder.write("step_00000015/state.pt", b"")
+    save(again(checkpoints, said), state(12, 0.7))
+    assert {name.split("/")[0] for name in folder.names()} == {checkpoint_name(step) for step in (10, 12)}
+    folder.write("step_00000012/state.pt", b"")
+    found = again(checkpoints, said).latest()
+    assert found is not None
+    assert found["step"] == 10
+
+
+def test_a_storage_that_deletes_nothing_does_not_end_the_run(
+    checkpoints: Checkpoints, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("Access Denied")
+
+    filesystem = SimpleNamespace(delete_file=refuse)
+    delete = Folder.delete
+
+    def delete_nothing(folder: Folder, names: Iterable[str]) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr("srgan_ray.data.storage.resolve", lambda location: (filesystem, location))
+            delete(folder, names)
+
+    monkeypatch.setattr(Folder, "delete", delete_nothing)
+    with pytest.raises(InputError, match="cannot be deleted: Access Denied"):  # at the end, said as the last one's
+        save(checkpoints, *(state(step) for step in (5, 10, 15, 20)))
+    assert "step_00000005/checkpoint.json cannot be deleted: Access Denied; the run goes on" in said[0]
+    found = again(checkpoints, said).latest()
+    assert found is not None
+    assert found["step"] == 20
+
+
+def test_a_seal_that_cannot_be_read_does_not_end_the_run(
+    checkpoints: Checkpoints, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, fails = Folder.read, [True]
+
+    def read_later(folder: Folder, name: str) -> bytes:
+        if fails and fails.pop():
+            raise OSError("Slow Down")
+        return read(folder, name)
+
+    monkeypatch.setattr(Folder, "read", read_later)
+    save(checkpoints, state(5), state(10))
+    [line] = said
+    assert "checkpoints cannot be read: Slow Down; the run goes on" in line
 
 
 def test_saving_does_not_wait_and_takes_the_state_of_that_moment(
