@@ -23,6 +23,7 @@ from srgan_ray.errors import InputError
 from srgan_ray.models.memory import WORKER_ENVIRONMENT
 from srgan_ray.on_ray.cluster import share_for
 from srgan_ray.on_ray.gloo import TorchOnNodes
+from srgan_ray.training.checkpoint import last_step as last_saved
 from srgan_ray.training.checkpoint import sealed
 from srgan_ray.training.folder import CHECKPOINTS, RAY_FILES, RunFolder
 from srgan_ray.training.loop import Report, format_row
@@ -44,9 +45,10 @@ def fit(config: RunConfig, report: Report | None = None, num_cpus: int = 0, last
     a worker gives up with one; ray.train's TrainingFailedError where workers died more than MAX_RESTARTS times between
     two checkpoints.
     """
-    folder = RunFolder(config.out)
+    folder, checkpoints = RunFolder(config.out), Folder(below(config.out, CHECKPOINTS))
     with folder.locked():
-        with contextlib.nullcontext(report) if report else ProgressBar(config.loop.steps) as shown:
+        bar = contextlib.nullcontext(report) if report else ProgressBar(config.loop.steps, last_saved(checkpoints))
+        with bar as shown:
             _fit_while_it_advances(config, num_cpus, last_step, shown)
         folder.write_report()
         return folder.summary()
@@ -194,9 +196,9 @@ class Board:
 class ProgressBar:
     """A Report on standard error."""
 
-    def __init__(self, num_steps: int) -> None:
+    def __init__(self, num_steps: int, done: int) -> None:
         self._num_steps = num_steps
-        self._bar = tqdm(total=num_steps, unit=" steps", disable=None)
+        self._bar = tqdm(total=num_steps, initial=done, unit=" steps", disable=None)
 
     def __enter__(self) -> "ProgressBar":
         return self

@@ -130,16 +130,17 @@ def _vgg_weights(stamp: str) -> str:
 
 def _figures(card: Card, series: Mapping[str, Points]) -> dict[str, str]:
     bicubic, best = _measurements(card)
-    last_step = series["step"][-1][0]
+    steps = [step for step, _ in series["step"]]
     figures = {
-        "steps": f"{last_step:,}",
+        "steps": f"{steps[-1]:,}",
         f"dB PSNR on Y, best validation (step {card.step:,})": f"{best.value:.2f}",
         "dB over bicubic": f"{best.gain_over(bicubic):+.2f}",
     }
     if points := series.get("elapsed_s"):
-        seconds = points[-1][1]
-        figures["training time"] = str(datetime.timedelta(seconds=round(seconds)))
-        figures["seconds per step, mean"] = f"{seconds / last_step:.3f}"
+        figures["training time, validations included"] = str(datetime.timedelta(seconds=round(points[-1][1])))
+    if points := series.get("seconds_per_step"):
+        mean = np.average([seconds for _, seconds in points], weights=np.diff([0, *(step for step, _ in points)]))
+        figures["seconds per step, mean"] = f"{mean:.3f}"
     return figures
 
 

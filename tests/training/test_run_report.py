@@ -113,6 +113,12 @@ def test_the_page_says_what_came_out() -> None:
         assert part in protocol
 
 
+def test_the_mean_time_of_a_step_is_without_validations() -> None:
+    """The rows' own means, by the steps that each is of."""
+    rows = [row(100, seconds_per_step=0.2, elapsed_s=90.0), row(400, seconds_per_step=0.4, elapsed_s=900.0)]
+    assert "0.350" in Balance(render(rows)).texts
+
+
 def test_the_published_figures_stand_apart() -> None:
     """In a table of their own, under a heading which says that they do not compare."""
     ours, published = render([row(100)]).split("<h3>Published figures")
