@@ -15,7 +15,7 @@ from srgan_ray.data.crops import CropConfig
 from srgan_ray.errors import InputError
 from srgan_ray.models.discriminator import DiscriminatorConfig
 from srgan_ray.models.generator import GeneratorConfig
-from srgan_ray.models.perceptual import CACHED, NUM_BLOCKS
+from srgan_ray.models.perceptual import CACHED, MIN_SIDE_PX, NUM_BLOCKS
 from srgan_ray.models.precision import check_precision
 from srgan_ray.training.loop import DROP, LoopConfig
 
@@ -108,9 +108,14 @@ class TrainConfig(RunConfig):
             )
         if not 1 <= self.content_blocks <= NUM_BLOCKS:
             raise InputError(f"--content-blocks {self.content_blocks}; wanted 1 to {NUM_BLOCKS}")
-        for name in ("content_weight", "adversarial_weight", "pixel_weight", "pattern_weight", "colour_weight"):
+        if self.crops.crop_px < MIN_SIDE_PX:
+            raise InputError(f"--crop-px {self.crops.crop_px}; wanted {MIN_SIDE_PX} or more, for VGG's four poolings")
+        weights = ("content_weight", "adversarial_weight", "pixel_weight", "pattern_weight", "colour_weight")
+        for name in weights:
             if not getattr(self, name) >= 0:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}; wanted 0 or more")
+        if not any(getattr(self, name) for name in weights):
+            raise InputError("--content-weight 0.0, and all other weights of losses too; wanted one above 0")
         if self.fidelity_generator and not self.pixel_weight:
             raise InputError(
                 f"--fidelity-generator {self.fidelity_generator} --pixel-weight 0.0; wanted a weight above 0, which is "

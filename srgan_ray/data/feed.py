@@ -171,9 +171,15 @@ def check_feed(folder: str | Path, config: CropConfig, num_workers: int) -> None
 
 
 def decode_row(row: Row) -> Decoded:
-    """A row of a shard set with its images decoded, HR cut to the size that LR was made from."""
-    hr = images.decode_stored(row.hr)[: row.height, : row.width]
-    return Decoded(row.id, hr, {name: images.decode_stored(lr) for name, lr in row.lr.items()})
+    """A row of a shard set with its images decoded, HR cut to the size that LR was made from.
+
+    Raises InputError for a damaged one.
+    """
+    try:
+        hr = images.decode_stored(row.hr)[: row.height, : row.width]
+        return Decoded(row.id, hr, {name: images.decode_stored(lr) for name, lr in row.lr.items()})
+    except images.UnreadableImage as error:
+        raise InputError(f"--data: the photograph {row.id} of the shards is damaged: run prepare again") from error
 
 
 def stack(crops: list[np.ndarray]) -> torch.Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from srgan_ray.data.manifest import read_manifest
@@ -54,7 +55,7 @@ class ShardSet:
         return self.read([index])[index]
 
     def read(self, indices: Iterable[int]) -> dict[int, Row]:
-        """The rows of these indices. Each shard is opened once."""
+        """The rows of these indices. Each shard is opened once. Raises InputError for one that is damaged."""
         by_shard: dict[int, list[int]] = {}
         for index in sorted(set(indices)):
             if not 0 <= index < len(self):
@@ -67,11 +68,13 @@ class ShardSet:
     def _read_shard(self, shard: int, indices: list[int]) -> list[tuple[int, Row]]:
         first = self._ends[shard] - self.shards[shard].num_rows
         columns = ["id", "breed", "hr", *(f"lr_{name}" for name in self.degradations), "height", "width"]
-        with self._open(self.shards[shard].path) as file:
-            parquet = pq.ParquetFile(file, pre_buffer=True)
-            sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-            places, groups = _locate(np.array(indices) - first, sizes)
-            values = parquet.read_row_groups(groups, columns, use_threads=False).take(places).to_pylist()
+        path = self.shards[shard].path
+        with self._open(path) as file:
+            try:
+                values = _read_rows(file, np.array(indices) - first, columns)
+            except (pa.ArrowException, OSError) as error:
+                place = f"{self._folder}/{path}"
+                raise InputError(f"--data: {place} is damaged ({str(error)[:100]}): run prepare again") from error
         return [(index, self._row(fields)) for index, fields in zip(indices, values)]
 
     def _open(self, path: str) -> Any:
@@ -81,6 +84,14 @@ class ShardSet:
     def _row(self, fields: dict) -> Row:
         lr = {name: fields[f"lr_{name}"] for name in self.degradations}
         return Row(fields["id"], fields["breed"], fields["hr"], lr, fields["height"], fields["width"])
+
+
+def _read_rows(file: Any, rows: np.ndarray, columns: list[str]) -> list[dict]:
+    parquet = pq.ParquetFile(file, pre_buffer=True)
+    sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+    places, groups = _locate(rows, sizes)
+    values: list[dict] = parquet.read_row_groups(groups, columns, use_threads=False).take(places).to_pylist()
+    return values
 
 
 def _locate(rows: np.ndarray, group_sizes: Sequence[int]) -> tuple[np.ndarray, list[int]]:

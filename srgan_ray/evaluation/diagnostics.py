@@ -1,8 +1,8 @@
 """Whether a super-resolved image is healthy: its colour, the grid of its pixel shuffles, its agreement with LR.
 
 Measured on 119 benchmark and 568 dog photographs (JPEG) and their bicubic enlargements: `checkerboard` is at most 0.29
-grey levels, healthy up to 0.5; `colour_drift` of bicubic at most 0.32, healthy up to 1; `consistency_db` of bicubic 31
-to 47, healthy where no lower than bicubic's on the same LR: a shift by one pixel takes 5 to 7 dB from its median.
+grey levels; `colour_drift` of bicubic at most 0.32; `consistency_db` of bicubic 31 to 47, and a shift by one pixel
+takes 5 to 7 dB from its median. What is healthy is in `judge.py`.
 """
 
 import cv2

@@ -57,31 +57,32 @@ def save_generator(location: str | Path, weights: dict[str, torch.Tensor], card:
     folder.write(name, safetensors.torch.save(tensors, metadata=header))
 
 
-def load_generator(location: str | Path) -> tuple[Generator, Card]:
+def load_generator(location: str | Path, setting: str = "--generator") -> tuple[Generator, Card]:
     """The generator in eval mode on the CPU, and its card, from a path or URI. Never unpickles.
 
-    Raises InputError for a file that is missing, damaged, or of another architecture or scale.
+    Raises InputError, with the setting that named the file, for one that is missing, damaged, or of another
+    architecture or scale.
     """
-    return parse_generator(read_generator(location), location)
+    return parse_generator(read_generator(location, setting), location, setting)
 
 
-def read_generator(location: str | Path) -> bytes:
+def read_generator(location: str | Path, setting: str = "--generator") -> bytes:
     """A generator file's bytes, for who needs them and the generator of the very same file. InputError as above."""
     folder, name = split(location)
-    with _naming(location):
+    with _naming(location, setting):
         return folder.read(name)
 
 
-def parse_generator(content: bytes, location: str | Path) -> tuple[Generator, Card]:
+def parse_generator(content: bytes, location: str | Path, setting: str = "--generator") -> tuple[Generator, Card]:
     """As `load_generator`, from the bytes that were read at `location`."""
-    with _naming(location):
+    with _naming(location, setting):
         header, weights = _parse(content)
         card = Card(**{key: json.loads(value) for key, value in header.items()})
     if (card.architecture, card.scale) != (ARCHITECTURE, SCALE):
         raise InputError(
-            f"--generator {location} is a {card.architecture} for scale {card.scale}; wanted {ARCHITECTURE} for {SCALE}"
+            f"{setting} {location} is a {card.architecture} for scale {card.scale}; wanted {ARCHITECTURE} for {SCALE}"
         )
-    with _naming(location):
+    with _naming(location, setting):
         generator = Generator(GeneratorConfig(**card.generator))
         generator.load_state_dict(weights)
     return generator.eval(), card
@@ -135,14 +136,15 @@ def _parse(content: bytes) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
 
 
 @contextlib.contextmanager
-def _naming(path: str | Path) -> Iterator[None]:
+def _naming(path: str | Path, setting: str) -> Iterator[None]:
     """What reading a generator file may raise becomes an InputError that names the file."""
     try:
         yield
     except FileNotFoundError as error:
         raise InputError(
-            f"--generator {path} does not exist; wanted a released one ({', '.join(RELEASED)}), or a run's {FILE_NAME}"
+            f"{setting} {path} does not exist; wanted a run folder, a generator file, or a released generator "
+            f"({', '.join(RELEASED)})"
         ) from error
     except (safetensors.SafetensorError, OSError, TypeError, KeyError, json.JSONDecodeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--generator {path} is no generator file of this project: {reason}") from error
+        raise InputError(f"{setting} {path} is no generator file of this project: {reason}") from error

@@ -17,6 +17,7 @@ from srgan_ray.models.layers import join
 
 CACHED, IMAGENET, RANDOM = "cached", "imagenet", "random"
 NUM_BLOCKS = 5
+MIN_SIDE_PX = 2 ** (NUM_BLOCKS - 1)  # halved after each block but the last
 LAST_RELU = {"vgg19": 36, "vgg16": 30}  # length of torchvision's features up to the ReLU before the last pooling
 FEATURE_SCALE = 1 / 12.75
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # which torchvision's networks expect
