@@ -53,13 +53,16 @@ class RunFolder:
         return split(self._folder.location)[1]
 
     def check(self, config: RunConfig, data_hash: str) -> None:
-        """Raise InputError where the folder holds something else than a run of this config."""
+        """Raise InputError where the folder holds something else than a run of this config, or one that is over."""
         if not self._folder.has(CONFIG):
             if {name.split("/")[0] for name in self._folder.names()} - UNFINISHED:
                 raise InputError(f"--out {self._folder} is not empty and holds no run; wanted a new or a run's folder")
             return
         now = {"config": to_dict(config), "data_hash": data_hash}
         check_same(f"--out {self._folder} holds a run", json.loads(self._folder.read(CONFIG)), now, FREE_TO_CHANGE)
+        reached, steps = last_step(self._checkpoints), config.loop.steps
+        if steps <= reached and steps not in [row["step"] for row in self.metrics()]:
+            raise InputError(f"--steps {steps}: the run in --out {self._folder} is at step {reached}; wanted more")
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other commands of this machine out of the folder. InputError where one is at work in it."""
@@ -76,9 +79,19 @@ class RunFolder:
                 "wanted room and permission: the same command goes on then"
             ) from error
 
-    def open(self, config: RunConfig, data_hash: str, vgg_stamp: str, step: int) -> None:
-        """Begin to write at `step`: what was recorded after it is dropped, since it will come again."""
-        origin = {"data_hash": data_hash, "vgg_weights": vgg_stamp, "versions": versions()}
+    def open(self, config: RunConfig, data_hash: str, stamps: Mapping[str, str], step: int) -> None:
+        """Begin to write at `step`: what was recorded after it is dropped, since it will come again.
+
+        Raises InputError where the run was begun with files of other `stamps`.
+        """
+        recorded = json.loads(self._folder.read(CONFIG)) if self._folder.has(CONFIG) else {}
+        for name, stamp in stamps.items():
+            if recorded.get(name, stamp) != stamp:
+                raise InputError(
+                    f"--{name.replace('_', '-')}: --out {self._folder} holds a run with {recorded[name]}, now {stamp}; "
+                    "wanted the same file, or another --out"
+                )
+        origin = {"data_hash": data_hash, **stamps, "versions": versions()}
         self._folder.write(CONFIG, (json.dumps({"config": to_dict(config), **origin}, indent=2) + "\n").encode())
         self._rows = [row for row in self.metrics() if row["step"] <= step]
         self._write_rows()
@@ -92,7 +105,7 @@ class RunFolder:
 
     def settled_metrics(self) -> list[dict[str, Any]]:
         """The rows up to the newest checkpoint: those after it come again when the run goes on."""
-        step = last_step(Folder(below(self._folder.location, CHECKPOINTS)))
+        step = last_step(self._checkpoints)
         return [row for row in self.metrics() if row["step"] <= step]
 
     def summary(self) -> dict[str, Any]:
@@ -128,6 +141,10 @@ class RunFolder:
         self._folder.delete(self._taken_over() - theirs)
         for name in sorted(theirs):
             self._folder.write(name, other._folder.read(name))
+
+    @property
+    def _checkpoints(self) -> Folder:
+        return Folder(below(self._folder.location, CHECKPOINTS))
 
     def _taken_over(self) -> set[str]:
         return {name for name in self._folder.names() if name.split("/")[0] not in (CONFIG, LOCK, RAY_FILES)}

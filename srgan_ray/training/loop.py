@@ -3,15 +3,14 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from srgan_ray.data.feed import Batch
 from srgan_ray.errors import InputError
-from srgan_ray.training.state import TrainState, set_learning_rate
+from srgan_ray.training.state import TrainState, Window, set_learning_rate
 
 CONSTANT, DROP, COSINE = SCHEDULES = ("constant", "drop", "cosine")
 WARM_UP = 0.05  # share of the steps
@@ -74,23 +73,23 @@ def train(
 
     Raises FloatingPointError where a loss or a weight is no longer finite, before anything is saved.
     """
-    window, tick, batches = Window(), time.perf_counter(), iter(batches)
-    while found := window.wait_for(batches):
+    tick, batches = time.perf_counter(), iter(batches)
+    state.window.begin()
+    while found := state.window.wait_for(batches):
         step, batch = found
         set_learning_rates(state, step, config)
-        window.add(take_step(batch))
+        state.window.add(take_step(batch))
         state.advance()
         state.elapsed_s, tick = state.elapsed_s + time.perf_counter() - tick, time.perf_counter()
         report.progress(step)
         due_validation = is_due(step, config.evaluate_every, last_step)
         due_checkpoint = is_due(step, config.checkpoint_every, last_step)
         if due_validation or due_checkpoint:
-            window.check_finite()
             state.check_finite()
             synchronise()
         if due_validation:
-            validate(window.means(), batch)
-            window = Window()
+            validate(state.window.means(), batch)
+            state.window = Window()
         if due_checkpoint:
             save(state.state_dict())
 
@@ -122,44 +121,3 @@ def format_row(row: dict[str, Any], num_steps: int) -> str:
         f"{row['step']}/{num_steps}: loss_train = {row['loss_train']:.6f}, loss_val = {row['loss_val']:.6f}, "
         f"psnr_val = {row['psnr_val']:.3f} ({row['elapsed_s']:.1f} s)"
     )
-
-
-class Window:
-    """The loss terms since the last validation. They stay on their device until they are asked for."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._num_steps = 0
-        self._seconds_waiting = 0.0
-        self._started = time.perf_counter()
-
-    def wait_for(self, batches: Iterator[tuple[int, Batch]]) -> tuple[int, Batch] | None:
-        """The next step and its batch, None after the last; the time until it is there counts as waiting."""
-        started = time.perf_counter()
-        found = next(batches, None)
-        self._seconds_waiting += time.perf_counter() - started
-        return found
-
-    def add(self, terms: dict[str, Tensor]) -> None:
-        """Count a step's loss terms."""
-        self._num_steps += 1
-        for name, term in terms.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(term)) + term
-
-    def check_finite(self) -> None:
-        """Raise FloatingPointError if a loss term was NaN or infinite."""
-        for name, total in self._sums.items():
-            if not math.isfinite(total.item()):
-                raise FloatingPointError(
-                    f"{name} became {total.item()}; the last checkpoint is good: "
-                    "start again with a lower --learning-rate or with --precision fp32"
-                )
-
-    def means(self) -> dict[str, float]:
-        """The means as `loss_train` and the like, and the mean times of a step and of the wait for its batch in it."""
-        seconds = time.perf_counter() - self._started
-        means = {
-            name.replace("loss", "loss_train"): (total / self._num_steps).item() for name, total in self._sums.items()
-        }
-        times = {"seconds_per_step": seconds, "seconds_waiting": self._seconds_waiting}
-        return {**means, **{name: total / self._num_steps for name, total in times.items()}}

@@ -83,11 +83,11 @@ def load_latest(config: TrainConfig) -> Generator:
 
 
 def _synchronise(state: TrainState, worker: Worker) -> None:
-    """BatchNorm's statistics are averaged over the ranks; weights must be the same on all of them already.
+    """BatchNorm's statistics and the losses are averaged over the ranks; weights must be the same on all already.
 
     Raises RuntimeError where they are not.
     """
-    worker.average(state.statistics)
+    worker.average(state.per_rank)
     norms = worker.gather(state.weight_norms())
     if any(other != norms[0] for other in norms):
         raise RuntimeError(f"step {state.step}: the ranks' weights differ, their norms are {norms}")

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig
 from srgan_ray.data.feed import Batch, stack
-from srgan_ray.data.storage import split
 from srgan_ray.errors import InputError
-from srgan_ray.models.artifact import blend, find_generator, load_generator
+from srgan_ray.models.artifact import blend, find_generator, hash_generator, parse_generator, read_generator
 from srgan_ray.models.discriminator import build_discriminator
 from srgan_ray.models.generator import Generator, build_generator
 from srgan_ray.models.perceptual import VGGFeatures, load_vgg
@@ -24,6 +23,7 @@ from srgan_ray.training.state import TrainState
 from srgan_ray.training.steps import Weights, adversarial_step, gradient_norm, pretrain_step
 
 Network = TypeVar("Network", bound=nn.Module)
+STAMPED = ("vgg_weights", "fidelity_generator")  # settings that name what the losses read from files
 
 
 class Worker(NamedTuple):
@@ -53,8 +53,11 @@ class Stage(NamedTuple):
     loss_val: Callable[[np.ndarray, np.ndarray], float]
     """Of an SR and an HR photograph, `uint8` (H, W, 3); the generator with the lowest mean is kept as the best."""
     gradient_norms: Callable[[Batch], dict[str, float]]
-    """How strongly each loss term, with its weight, pulls at SR, as `gradient_norm_…`; changes nothing."""
-    vgg_stamp: str
+    """How strongly each loss term of a weight above 0 pulls at the SR of a batch, as `gradient_norm_…`; a smaller
+    batch, as each of several workers has, gives larger ones. Changes nothing."""
+    stamps: dict[str, str]
+    """Of what the losses read from files, by the setting that names it: which VGG weights these are, the hash of the
+    fidelity generator; empty where there is none."""
 
 
 def build_stage(config: RunConfig, worker: Worker) -> Stage:
@@ -75,7 +78,7 @@ def check_stage(config: RunConfig) -> None:
     if isinstance(config, TrainConfig):
         sizes = [load_init(config).config]
         if config.fidelity_generator:
-            sizes.append(_load_given("--fidelity-generator", config.fidelity_generator).config)
+            sizes.append(_load_given("--fidelity-generator", config.fidelity_generator)[0].config)
         if sizes[0] != sizes[-1]:
             raise InputError(
                 f"--fidelity-generator {config.fidelity_generator} has {sizes[-1]}; wanted that of --init, {sizes[0]}"
@@ -85,18 +88,15 @@ def check_stage(config: RunConfig) -> None:
 
 def load_init(config: RunConfig) -> Generator:
     """The generator to begin from. Raises InputError naming --init."""
-    return _load_given("--init", config.init)
+    return _load_given("--init", config.init)[0]
 
 
-def _load_given(setting: str, given: str) -> Generator:
+def _load_given(setting: str, given: str) -> tuple[Generator, str]:
+    """A generator, and its file's hash."""
     location = find_generator(given)
-    folder, name = split(location)
-    if not folder.has(name):
-        raise InputError(
-            f"{setting} {location} does not exist; wanted a run folder, a generator file, or a released generator"
-        )
-    generator, _ = load_generator(location)
-    return generator
+    content = read_generator(location, setting)
+    generator, _ = parse_generator(content, location, setting)
+    return generator, hash_generator(content)
 
 
 def _build_pretrain(config: PretrainConfig, worker: Worker) -> Stage:
@@ -117,7 +117,8 @@ def _build_pretrain(config: PretrainConfig, worker: Worker) -> Stage:
         lr, hr = _move(batch, worker)
         return {"gradient_norm_pixel": gradient_norm(lambda sr: pixel_loss(sr, hr), _apply(generator, lr, cast))}
 
-    return Stage(state, _on_device(take_step, worker), loss_val, gradient_norms, "")
+    stamps = dict.fromkeys(STAMPED, "")
+    return Stage(state, _on_device(take_step, worker), loss_val, gradient_norms, stamps)
 
 
 def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
@@ -141,10 +142,10 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
     image_losses = IMAGE_LOSSES | {
         "pattern": functools.partial(pattern_loss, over_ranks=functools.partial(_mean_over_ranks, worker))
     }
-    halfway = None
+    halfway, faithful_hash = None, ""
     if config.fidelity_generator:
-        faithful = _to(_load_given("--fidelity-generator", config.fidelity_generator), worker)
-        halfway = functools.partial(_apply_halfway, generator, faithful.requires_grad_(False))
+        faithful, faithful_hash = _load_given("--fidelity-generator", config.fidelity_generator)
+        halfway = functools.partial(_apply_halfway, generator, _to(faithful, worker).requires_grad_(False))
     wrapped_generator, wrapped_discriminator = _wrap(generator, precision, worker), worker.wrap(discriminator)
     discriminator_optimizer = state.discriminator_optimizer
     assert discriminator_optimizer
@@ -183,11 +184,16 @@ def _build_adversarial(config: TrainConfig, worker: Worker) -> Stage:
 
         sr = _apply(generator, lr, cast)
         terms: dict[str, Callable[[Tensor], Tensor]] = {"content": content, "adversarial": adversarial}
-        terms |= {name: functools.partial(of_images, name) for name in IMAGE_LOSSES if getattr(weights, name)}
+        terms |= {name: functools.partial(of_images, name) for name in IMAGE_LOSSES}
         with _evaluating(discriminator):
-            return {f"gradient_norm_{name}": gradient_norm(term, sr) for name, term in terms.items()}
+            return {
+                f"gradient_norm_{name}": gradient_norm(term, sr)
+                for name, term in terms.items()
+                if getattr(weights, name)
+            }
 
-    return Stage(state, _on_device(take_step, worker), loss_val, gradient_norms, vgg.stamp)
+    stamps = dict(zip(STAMPED, (vgg.stamp, faithful_hash)))
+    return Stage(state, _on_device(take_step, worker), loss_val, gradient_norms, stamps)
 
 
 def _mean_over_ranks(worker: Worker, local: Tensor) -> Tensor:

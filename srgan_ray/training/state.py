@@ -2,18 +2,25 @@
 
 import copy
 import math
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from srgan_ray.data.feed import Batch
+from srgan_ray.errors import InputError
 from srgan_ray.models.discriminator import Discriminator
 from srgan_ray.models.generator import Generator
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 COUNTERS = ("step", "elapsed_s", "loss_val", "lowest_loss_val")
-_ADVICE = "the last checkpoint is good: start again with a lower --learning-rate or with --precision fp32"
+_ADVICE = (
+    "nothing was saved since, and the same command would come here again: wanted another --out, with a lower "
+    "--learning-rate or with --precision fp32, and to go on from this run's best generator its folder as --init"
+)
 
 
 class TrainState:
@@ -42,6 +49,7 @@ class TrainState:
         self.step = 0
         self.elapsed_s = 0.0
         self.loss_val = self.lowest_loss_val = float("inf")
+        self.window = Window()
 
     def validated(self, loss_val: float) -> bool:
         """Take note of a validation; whether it is the best so far."""
@@ -51,7 +59,8 @@ class TrainState:
         return is_best
 
     def check_finite(self) -> None:
-        """Raise FloatingPointError where a weight is no longer finite."""
+        """Raise FloatingPointError where a loss term or a weight is no longer finite."""
+        self.window.check_finite()
         for name, norm in self.weight_norms().items():
             if not math.isfinite(norm):
                 raise FloatingPointError(f"step {self.step}: the {name}'s weights are no longer finite; {_ADVICE}")
@@ -71,9 +80,14 @@ class TrainState:
 
     @property
     def statistics(self) -> list[Tensor]:
-        """BatchNorm's running means and variances; the data-parallel workers have their own between two steps."""
+        """BatchNorm's running means and variances."""
         networks = (self.generator, self.averaged_generator, self.discriminator)
         return [buffer for network in networks if network for buffer in statistics(network)]
+
+    @property
+    def per_rank(self) -> list[Tensor]:
+        """What each of the data-parallel workers has of its own part of the batches: to be averaged over them."""
+        return [*self.statistics, *self.window.sums.values()]
 
     @property
     def optimizers(self) -> list[Optimizer]:
@@ -87,9 +101,12 @@ class TrainState:
         return {"schema_version": SCHEMA_VERSION, "rng": torch.get_rng_state(), **counters, **parts}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take over everything from a `state_dict` of the same stage and sizes; ValueError for another schema."""
+        """Take over everything from a `state_dict` of the same stage and sizes; InputError for another schema."""
         if saved["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"checkpoint of schema version {saved['schema_version']}; wanted {SCHEMA_VERSION}")
+            raise InputError(
+                f"--out holds a checkpoint of schema version {saved['schema_version']}; this version reads "
+                f"{SCHEMA_VERSION}: wanted another --out, or the version that began the run"
+            )
         for name, part in self._parts().items():
             part.load_state_dict(_with_own_groups(part, saved[name]) if isinstance(part, Optimizer) else saved[name])
         for name in COUNTERS:
@@ -103,8 +120,68 @@ class TrainState:
             "averaged_generator": self.averaged_generator,
             "generator_optimizer": self.generator_optimizer,
             "discriminator_optimizer": self.discriminator_optimizer,
+            "window": self.window,
         }
         return {name: part for name, part in parts.items() if part is not None}
+
+
+class Window:
+    """The loss terms since the last validation, and the time that they took. Terms stay on their device until they are
+    asked for."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self._num_steps = 0
+        self._seconds = self._seconds_waiting = 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Count the time from now on."""
+        self._started = time.perf_counter()
+
+    def wait_for(self, batches: Iterator[tuple[int, Batch]]) -> tuple[int, Batch] | None:
+        """The next step and its batch, None after the last; the time until it is there counts as waiting."""
+        started = time.perf_counter()
+        found = next(batches, None)
+        self._seconds_waiting += time.perf_counter() - started
+        return found
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        """Count a step's loss terms."""
+        self._num_steps += 1
+        for name, term in terms.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(term)).to(term.device) + term
+
+    def check_finite(self) -> None:
+        """Raise FloatingPointError if a loss term was NaN or infinite."""
+        for name, total in self.sums.items():
+            if not math.isfinite(total.item()):
+                raise FloatingPointError(f"{name} became {total.item()}; {_ADVICE}")
+
+    def means(self) -> dict[str, float]:
+        """The means as `loss_train` and the like, and the mean times of a step and of the wait for its batch in it."""
+        means = {
+            name.replace("loss", "loss_train"): (total / self._num_steps).item() for name, total in self.sums.items()
+        }
+        times = {"seconds_per_step": self._elapsed_s(), "seconds_waiting": self._seconds_waiting}
+        return {**means, **{name: total / self._num_steps for name, total in times.items()}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "sums": self.sums,
+            "num_steps": self._num_steps,
+            "seconds": self._elapsed_s(),
+            "seconds_waiting": self._seconds_waiting,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take over a `state_dict`."""
+        self.sums, self._num_steps = saved["sums"], saved["num_steps"]
+        self._seconds, self._seconds_waiting = saved["seconds"], saved["seconds_waiting"]
+
+    def _elapsed_s(self) -> float:
+        return self._seconds + time.perf_counter() - self._started
 
 
 def statistics(network: nn.Module) -> list[Tensor]:

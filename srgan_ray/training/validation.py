@@ -23,8 +23,9 @@ NUM_SAMPLES = 3
 class Validation:
     """Called after a step, on every rank, with the means of the training losses and the step's batch.
 
-    Each photograph is measured on one rank, and the means are taken in the order of the photographs: the figures do not
-    depend on the number of workers. Rank 0 records them and keeps the best generator.
+    Each photograph is measured on one rank, and the means are taken in the order of the photographs: these figures do
+    not depend on the number of workers. Rank 0 records them, and the gradients by its part of the batch, and keeps the
+    best generator.
     """
 
     def __init__(self, config: RunConfig, stage: Stage, worker: Worker, report: Report) -> None:
@@ -35,7 +36,7 @@ class Validation:
         self._folder = RunFolder(config.out)
         if worker.rank == 0:
             with self._folder.writing():
-                self._folder.open(config, self._data_hash, stage.vgg_stamp, stage.state.step)
+                self._folder.open(config, self._data_hash, stage.stamps, stage.state.step)
 
     def __call__(self, means: dict[str, float], batch: Batch) -> None:
         upscale = Upscaler(self._stage.state.averaged_generator, self._config.precision)
@@ -98,7 +99,7 @@ class Validation:
             degradation=self._config.crops.degradation,
             stage=stage,
             step=step,
-            vgg_weights=self._stage.vgg_stamp,
+            vgg_weights=self._stage.stamps["vgg_weights"],
             metrics=metrics,
             config=to_settings(self._config),
             data_hash=self._data_hash,

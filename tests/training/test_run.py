@@ -1,28 +1,34 @@
 import dataclasses
 import errno
+import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig, from_dict, to_dict
 from srgan_ray.data import images
+from srgan_ray.data.crops import CropConfig
 from srgan_ray.data.storage import Folder
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.judge import load_val_pairs
 from srgan_ray.evaluation.metrics import psnr
-from srgan_ray.models.artifact import load_generator
+from srgan_ray.models.artifact import load_generator, save_generator
 from srgan_ray.models.generator import GeneratorConfig
 from srgan_ray.models.upscaler import Upscaler
 from srgan_ray.training import plain
 from srgan_ray.training.checkpoint import Checkpoints
 from srgan_ray.training.folder import RunFolder
-from srgan_ray.training.loop import Window, format_row
+from srgan_ray.training.loop import format_row
 from srgan_ray.training.run import check_run, with_absolute_paths
+from srgan_ray.training.state import Window
 
 
 @pytest.fixture(params=["pretrain", "train"])
@@ -66,15 +72,45 @@ def test_ten_steps_are_five_a_restart_and_five(config: RunConfig, tmp_path: Path
     plain.fit(steps(config, 10))
     ours, theirs = final_state(config), final_state(whole)
     for state in (ours, theirs):
-        del state["elapsed_s"]
+        del state["elapsed_s"], state["window"]["seconds"], state["window"]["seconds_waiting"]
     assert equal(ours, theirs)
-    rows = [
-        [{key: value for key, value in json.loads(line).items() if not key.startswith(("elapsed", "seconds"))}
-         for line in (Path(run.out) / "metrics.jsonl").read_text().splitlines()]
-        for run in (config, whole)
-    ]  # fmt: skip
-    assert rows[0] == rows[1]
-    assert [row["step"] for row in rows[0]] == [5, 10]
+    assert untimed_rows(config) == untimed_rows(whole)
+    assert [row["step"] for row in untimed_rows(config)] == [5, 10]
+
+
+def untimed_rows(config: RunConfig) -> list[dict]:
+    return [
+        {key: value for key, value in row.items() if not key.startswith(("elapsed", "seconds"))}
+        for row in RunFolder(config.out).metrics()
+    ]
+
+
+class Stopping(plain.PlainReport):
+    """Ends the run after a step, as a kill does."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(0)
+        self._step = step
+
+    def progress(self, step: int) -> None:
+        if step == self._step:
+            raise KeyboardInterrupt
+
+    def validated(self, row: dict) -> None:
+        """Silent."""
+
+
+def test_a_kill_between_validations_changes_no_figure(config: RunConfig, tmp_path: Path) -> None:
+    """The means over the steps since a validation are of the steps before the checkpoint too."""
+    often = dataclasses.replace(config.loop, checkpoint_every=2)
+    config = dataclasses.replace(config, loop=often)
+    whole = dataclasses.replace(config, out=str(tmp_path / "whole"))
+    plain.fit(whole)
+    with pytest.raises(KeyboardInterrupt):
+        plain.fit(config, Stopping(9))
+    assert final_state(config)["step"] == 8
+    plain.fit(config)
+    assert untimed_rows(config) == untimed_rows(whole)
 
 
 def test_the_first_steps_of_a_run_end_with_validation_and_checkpoint(config: RunConfig, tmp_path: Path) -> None:
@@ -266,6 +302,82 @@ def test_missing_beginnings_are_refused(train_config: TrainConfig, change: dict,
 def test_a_missing_generator_to_go_on_from_is_refused(pretrain_config: PretrainConfig) -> None:
     with pytest.raises(InputError, match="--init nowhere does not exist"):
         check_run(dataclasses.replace(pretrain_config, init="nowhere"))
+
+
+def test_files_that_the_losses_read_stay_the_same(train_config: TrainConfig, tmp_path: Path) -> None:
+    """The hash of the one and the stamp of the other are in the run's record; their names alone may stay."""
+    faithful = tmp_path / "faithful.safetensors"
+    generator, card = load_generator(Path(train_config.init) / "generator.safetensors")
+    save_generator(faithful, generator.state_dict(), card)
+    config = dataclasses.replace(train_config, fidelity_generator=str(faithful), pixel_weight=1.0)
+    plain.fit(config, last_step=2)
+    record = Path(config.out) / "config.json"
+    before, same = record.read_text(), faithful.read_bytes()
+    save_generator(faithful, generator.state_dict(), dataclasses.replace(card, step=card.step + 1))
+    with pytest.raises(InputError, match=r"--fidelity-generator: .* holds a run with [0-9a-f]{16}, now [0-9a-f]{16}"):
+        plain.fit(config)
+    faithful.write_bytes(same)
+    record.write_text(before.replace("random, seed 0", "random, seed 1"))
+    with pytest.raises(InputError, match=r"--vgg-weights: .* holds a run with random, seed 1, now random, seed 0"):
+        plain.fit(config)
+    record.write_text(before)
+    assert plain.fit(config)["step"] == 10
+
+
+def test_fewer_steps_than_were_taken_are_refused(pretrain_config: PretrainConfig) -> None:
+    often = dataclasses.replace(pretrain_config.loop, checkpoint_every=2, evaluate_every=8)
+    config = dataclasses.replace(pretrain_config, loop=often)
+    with pytest.raises(KeyboardInterrupt):
+        plain.fit(config, Stopping(5))
+    for num_steps in (3, 4):
+        with pytest.raises(InputError, match=rf"--steps {num_steps}: .* is at step 4; wanted more"):
+            check_run(steps(config, num_steps))
+    plain.fit(steps(config, 6))
+    check_run(steps(config, 6))
+
+
+def test_a_damaged_shard_is_said_in_words(shards: Path, pretrain_config: PretrainConfig, tmp_path: Path) -> None:
+    for name, content in (("cut", lambda whole: whole[: len(whole) // 2]), ("blank", blank_the_images)):
+        copy = shutil.copytree(shards, tmp_path / name)
+        for shard in (copy / "train").iterdir():
+            shard.write_bytes(content(shard.read_bytes()))
+        with pytest.raises(InputError, match=r"--data: .* is damaged.*: run prepare again"):
+            plain.fit(dataclasses.replace(pretrain_config, data=str(copy), out=str(tmp_path / f"run_{name}")))
+
+
+def blank_the_images(shard: bytes) -> bytes:
+    table = pq.read_table(io.BytesIO(shard))
+    blank = pa.array([b"not an image"] * len(table), table.schema.field("hr").type)
+    sink = io.BytesIO()
+    pq.write_table(table.set_column(table.schema.get_field_index("hr"), "hr", blank), sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"crops": CropConfig(crop_px=12)}, "--crop-px 12; wanted 16 or more"),
+        ({"content_weight": 0.0, "adversarial_weight": 0.0}, "--content-weight 0.0, and all other weights"),
+    ],
+)
+def test_what_cannot_train_is_refused(train_config: TrainConfig, change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(train_config, **change)
+
+
+def test_a_loss_without_weight_pulls_at_nothing_and_alarms_nobody(train_config: TrainConfig) -> None:
+    plain.fit(steps(dataclasses.replace(train_config, adversarial_weight=0.0), 1))
+    [row] = RunFolder(train_config.out).metrics()
+    assert {name for name in row if name.startswith("gradient_norm_")} == {"gradient_norm_content"}
+    assert not [alarm for alarm in row["alarms"] if "gradient_norm" in alarm]
+
+
+@pytest.mark.parametrize("setting", ["init", "fidelity_generator"])
+def test_a_damaged_generator_is_named_by_its_setting(train_config: TrainConfig, setting: str, tmp_path: Path) -> None:
+    (tmp_path / "damaged.safetensors").write_bytes(b"nothing")
+    given = {setting: str(tmp_path / "damaged.safetensors"), "pixel_weight": 1.0}
+    with pytest.raises(InputError, match=rf"^--{setting.replace('_', '-')} .*damaged.safetensors is no generator file"):
+        check_run(dataclasses.replace(train_config, **given))
 
 
 def test_unknown_settings_are_refused(pretrain_config: PretrainConfig) -> None:
