@@ -208,10 +208,10 @@ def _write_local(path: Path, content: bytes | memoryview) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        os.replace(aside, path)
     except OSError:
         aside.unlink(missing_ok=True)  # a full disk needs the room
         raise
-    os.replace(aside, path)
 
 
 def _remove_empty_folders(root: Path, folder: Path) -> None:

@@ -62,6 +62,13 @@ def test_a_full_disk_leaves_nothing_and_is_named(tmp_path: Path, monkeypatch) ->
     assert folder.read("a.bin") == b"whole"
 
 
+def test_a_file_in_a_folders_place_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "name").mkdir()
+    with pytest.raises(InputError, match="name cannot be written"):
+        Folder(tmp_path).write("name", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["name"]
+
+
 def test_a_kill_while_writing_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from srgan_ray.data.storage import Folder\n"
