@@ -52,7 +52,7 @@ def prepare(argv: list[str]) -> Summary:
     manifest = find_finished(config)  # without a lock, which leaves a file: the folder may be of something else
     if not manifest:
         photographs = list_photographs(request.source, request.limit, request.seed, config.cache, config.mirror)
-        with folder.locked("--out"):
+        with folder.locked():
             manifest = find_finished(config)  # by another command meanwhile
             if not manifest:
                 with ray_session():
@@ -61,7 +61,7 @@ def prepare(argv: list[str]) -> Summary:
                     return ingest.prepare(photographs, request, folder)
     print(f"{folder} holds this shard set already; nothing to do", file=sys.stderr)
     if has_parts(folder):
-        with folder.locked("--out"):
+        with folder.locked():
             delete_parts(folder)  # of a prepare that was killed at its very end
     return summarize(folder, manifest)
 

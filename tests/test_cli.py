@@ -90,7 +90,7 @@ def test_bad_arguments_end_in_one_line_and_2(
 
 def test_a_second_prepare_waits_for_the_first(capsys, photographs: Path, tmp_path: Path) -> None:
     folder = Folder(tmp_path / "shards")
-    with folder.locked("--out"):
+    with folder.locked():
         said = fails_in_one_line(capsys, "prepare", str(photographs), "--out", str(folder))
         assert f"--out {folder}: another command is at work in it" in said
         assert folder.names() == ["lock"]

@@ -104,14 +104,15 @@ def _raise(error: OSError) -> None:
 
 
 class Folder:
-    """A folder on local disk or on object storage; files are named by their path below it.
+    """A folder on local disk or on object storage; files are named by their path below it. `setting` is what named the
+    folder, for messages of what cannot be written.
 
     Errors of the storage are raised as InputError, in one line that names the place; but `open` and `read` raise
     OSError, since what a file that cannot be read means is for the caller to say.
     """
 
-    def __init__(self, location: str | Path) -> None:
-        self.location = absolute(location)
+    def __init__(self, location: str | Path, setting: str = "--out") -> None:
+        self.location, self._setting = absolute(location), setting
 
     def __str__(self) -> str:
         return self.location
@@ -155,7 +156,9 @@ class Folder:
             else:
                 _write_local(Path(root) / name, content)
         except OSError as error:
-            raise InputError(f"--out {self.location}: {name} cannot be written: {_first_line(error)}") from error
+            raise InputError(
+                f"{self._setting} {self.location}: {name} cannot be written: {_first_line(error)}"
+            ) from error
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete these files, and of the folders they leave empty the local ones."""
@@ -166,12 +169,14 @@ class Folder:
                 if not is_uri(self.location):
                     _remove_empty_folders(Path(root), (Path(root) / name).parent)
             except OSError as error:
-                raise InputError(f"{self.location}: {name} cannot be deleted: {_first_line(error)}") from error
+                raise InputError(
+                    f"{self._setting} {self.location}: {name} cannot be deleted: {_first_line(error)}"
+                ) from error
 
     @contextlib.contextmanager
-    def locked(self, setting: str) -> Iterator[None]:
-        """Keep other commands of this machine out of the folder. InputError, with the setting that named the folder,
-        where one is at work in it, or where there can be no such folder.
+    def locked(self) -> Iterator[None]:
+        """Keep other commands of this machine out of the folder. InputError where one is at work in it, or where there
+        can be no such folder.
 
         Object storage has no locks: there two commands in one folder are not noticed.
         """
@@ -183,13 +188,16 @@ class Folder:
             path.mkdir(parents=True, exist_ok=True)
             file = open(path / LOCK, "w")  # noqa: SIM115
         except OSError as error:
-            raise InputError(f"{setting} {path} cannot be written to: {_first_line(error)}") from error
+            raise InputError(f"{self._setting} {path} cannot be written to: {_first_line(error)}") from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back by the system, however the process ends
             except BlockingIOError as error:
-                raise InputError(f"{setting} {path}: another command is at work in it; wait for it") from error
+                raise InputError(f"{self._setting} {path}: another command is at work in it; wait for it") from error
             yield
+
+    def _failure(self, name: str, done: str, error: OSError) -> InputError:
+        return InputError(f"{self._setting} {self.location}: {name} cannot be {done}: {_first_line(error)}")
 
     def _info(self, name: str) -> Any:
         filesystem, root = resolve(self.location)

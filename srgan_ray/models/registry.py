@@ -23,7 +23,7 @@ class Registry:
     """
 
     def __init__(self, location: str | Path, setting: str) -> None:
-        self._folder, self._setting = Folder(location), setting
+        self._folder, self._setting = Folder(location, setting), setting
         self._exists = self._folder.has(REGISTRY)
         if not self._exists and set(self._folder.names()) - {LOCK}:
             raise InputError(f"{setting} {self._folder} holds other things, and no registry; wanted a new or empty one")
@@ -33,7 +33,7 @@ class Registry:
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other commands of this machine out. InputError where one is at work in it."""
-        return self._folder.locked(self._setting)
+        return self._folder.locked()
 
     @property
     def current_location(self) -> str:

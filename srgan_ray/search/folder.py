@@ -50,7 +50,7 @@ class SearchFolder:
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other commands of this machine out of the folder. InputError where one is at work in it."""
-        return self._folder.locked("--out")
+        return self._folder.locked()
 
     def run_of(self, trial: Trial) -> str:
         """Where the trial's run folder is."""

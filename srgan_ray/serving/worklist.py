@@ -66,7 +66,7 @@ def open_worklist(config: UpscaleConfig) -> Iterator[Worklist]:
     settings = _settings(config)
     inputs = list_inputs(config)
     sources = find_sources(config, inputs)
-    with Folder(config.out).locked("--out"):
+    with Folder(config.out).locked():
         known = _find_rows(config.out)
         done = {
             source.input: known[source.input]

@@ -66,7 +66,7 @@ class RunFolder:
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other commands of this machine out of the folder. InputError where one is at work in it."""
-        return self._folder.locked("--out")
+        return self._folder.locked()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

@@ -69,3 +69,10 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
         Registry(str(tmp_path), "--to").locked(),
     ):
         pass
+
+
+def test_what_cannot_be_written_is_named_by_its_setting(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path), "--to")
+    (tmp_path / "registry.json").mkdir()
+    with pytest.raises(InputError, match=r"^--to .*registry\.json cannot be written"):
+        registry.promote(b"content", {})

@@ -144,10 +144,10 @@ def test_what_another_request_left_is_deleted_but_not_the_lock(tmp_path: Path) -
     folder = Folder(tmp_path)
     for name in ("train/00000.parquet", "parts/other/000000.parquet"):
         folder.write(name, b"left by another prepare that was killed")
-    with folder.locked("--out"):
+    with folder.locked():
         assert ingest._keep_only(folder, "key") == set()
         assert folder.names() == [LOCK, "parts/key/mark"]
-        with pytest.raises(InputError, match="another command is at work"), folder.locked("--out"):
+        with pytest.raises(InputError, match="another command is at work"), folder.locked():
             pass
 
 
