@@ -1,10 +1,12 @@
 import pytest
 import torch
 
+from srgan_ray.data.feed import Batch
 from srgan_ray.errors import InputError
 from srgan_ray.models.discriminator import DiscriminatorConfig, build_discriminator
 from srgan_ray.models.generator import GeneratorConfig, build_generator
-from srgan_ray.training.loop import LoopConfig, is_due, learning_rate_at, set_learning_rates
+from srgan_ray.training.loop import LoopConfig, is_due, learning_rate_at, set_learning_rates, train
+from srgan_ray.training.plain import PlainReport
 from srgan_ray.training.state import TrainState, average_
 
 
@@ -83,6 +85,60 @@ def test_a_checkpoint_of_a_gpu_leaves_the_learning_rate_a_number() -> None:
 
 def test_what_is_due_when() -> None:
     assert [step for step in range(1, 8) if is_due(step, 3, 7)] == [3, 6, 7]
+
+
+def go_through(config: LoopConfig, losses: list[float], events: list[tuple[str, float]]) -> None:
+    """A loop over steps that have these losses. `events` takes each step with its learning rate, each validation with
+    its mean loss, and each checkpoint with its step."""
+    state, batch = new_state(), Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, 3, 4, 4))
+
+    def take_step(_: Batch) -> dict[str, torch.Tensor]:
+        events.append(("step", state.generator_optimizer.param_groups[0]["lr"]))
+        return {"loss": torch.tensor(losses[state.step])}
+
+    train(
+        state,
+        take_step,
+        [(step + 1, batch) for step in range(len(losses))],
+        lambda: events.append(("synchronise", 0)),
+        lambda means, _: events.append(("validate", means["loss_train"])),
+        lambda saved: events.append(("save", saved["step"])),
+        PlainReport(0),
+        config,
+        len(losses),
+    )
+
+
+def of_kind(kind: str, events: list[tuple[str, float]]) -> list[float]:
+    return [value for name, value in events if name == kind]
+
+
+@pytest.mark.parametrize("schedule", ["drop", "cosine"])
+def test_a_step_is_taken_with_the_learning_rate_of_its_number(schedule: str) -> None:
+    config, events = LoopConfig(steps=4, schedule=schedule), list[tuple[str, float]]()
+    go_through(config, [1.0] * 4, events)
+    assert of_kind("step", events) == [learning_rate_at(step, 1e-3, config) for step in (1, 2, 3, 4)]
+
+
+def test_a_validation_is_told_the_mean_loss_since_the_one_before() -> None:
+    events = list[tuple[str, float]]()
+    go_through(LoopConfig(steps=5, evaluate_every=2), [1.0, 2.0, 3.0, 5.0, 7.0], events)
+    assert of_kind("validate", events) == [1.5, 4.0, 7.0]
+
+
+def test_ranks_are_made_equal_before_one_validates_or_saves() -> None:
+    events = list[tuple[str, float]]()
+    go_through(LoopConfig(steps=4, evaluate_every=2, checkpoint_every=3), [1.0] * 4, events)
+    names = [name for name, _ in events if name != "step"]
+    assert names == ["synchronise", "validate", "synchronise", "save", "synchronise", "validate", "save"]
+
+
+def test_a_loss_that_is_not_finite_is_found_before_the_next_checkpoint() -> None:
+    """Also where no validation is due."""
+    events = list[tuple[str, float]]()
+    with pytest.raises(FloatingPointError, match="loss became nan"):
+        go_through(LoopConfig(steps=9, evaluate_every=9, checkpoint_every=1), [1.0, float("nan"), 1.0], events)
+    assert of_kind("save", events) == [1]
 
 
 def test_the_best_validation_is_remembered() -> None:
