@@ -147,11 +147,13 @@ def test_the_best_validation_is_remembered() -> None:
     assert (state.loss_val, state.lowest_loss_val) == (0.4, 0.4)
 
 
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_weight_that_is_not_finite_is_found(bad: float) -> None:
-    state = new_state()
+def test_a_weight_that_is_not_finite_is_found(bad: float, network: str) -> None:
+    discriminator = build_discriminator(DiscriminatorConfig(4, 16), 48, 0)
+    state = TrainState(build_generator(GeneratorConfig(1, 8), 0), discriminator, (1e-3, 1e-3), 0.9)
     state.check_finite()
     with torch.no_grad():
-        state.generator.tail.weight[0, 0, 0, 0] = bad
-    with pytest.raises(FloatingPointError, match="the generator's weights are no longer finite; nothing was saved"):
+        next(getattr(state, network).parameters()).flatten()[0] = bad
+    with pytest.raises(FloatingPointError, match=f"the {network}'s weights are no longer finite; nothing was saved"):
         state.check_finite()
