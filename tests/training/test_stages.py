@@ -30,6 +30,20 @@ def test_the_generators_statistics_are_held_where_asked(train_config: TrainConfi
     assert not torch.equal(weights, flat(generator.parameters()))
 
 
+def test_each_network_has_an_optimizer_of_its_own(train_config: TrainConfig) -> None:
+    """Adam with the paper's beta1, and the learning rates of the config."""
+    config = dataclasses.replace(train_config, learning_rate=1e-4, discriminator_learning_rate=4e-4)
+    state = build_stage(config, single_worker()).state
+    assert state.learning_rates == (1e-4, 4e-4)
+    assert state.discriminator
+    for network, optimizer in zip((state.generator, state.discriminator), state.optimizers, strict=True):
+        [group] = optimizer.param_groups
+        assert list(map(id, group["params"])) == list(map(id, network.parameters()))
+        assert group["betas"] == (0.9, 0.999)
+    same = dataclasses.replace(config, discriminator_learning_rate=None)
+    assert build_stage(same, single_worker()).state.learning_rates == (1e-4, 1e-4)
+
+
 def test_the_configs_terms_make_the_loss(train_config: TrainConfig) -> None:
     weights = {"content": 2.0, "adversarial": 3.0, "pixel": 4.0, "pattern": 5.0, "colour": 6.0}
     config = dataclasses.replace(train_config, **{f"{name}_weight": weight for name, weight in weights.items()})
