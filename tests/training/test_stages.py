@@ -2,16 +2,19 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from fakes import photograph
 from srgan_ray.config import PretrainConfig, TrainConfig
-from srgan_ray.data.feed import Feed
+from srgan_ray.data.feed import Feed, stack
 from srgan_ray.errors import InputError
 from srgan_ray.models.artifact import interpolate, load_generator
 from srgan_ray.models.generator import GeneratorConfig
+from srgan_ray.models.perceptual import load_vgg
 from srgan_ray.training import plain
-from srgan_ray.training.losses import pixel_loss
+from srgan_ray.training.losses import content_loss, pixel_loss
 from srgan_ray.training.stages import Stage, build_stage, check_stage, single_worker
 from srgan_ray.training.state import statistics
 
@@ -42,6 +45,18 @@ def test_each_network_has_an_optimizer_of_its_own(train_config: TrainConfig) -> 
         assert group["betas"] == (0.9, 0.999)
     same = dataclasses.replace(config, discriminator_learning_rate=None)
     assert build_stage(same, single_worker()).state.learning_rates == (1e-4, 1e-4)
+
+
+def test_each_stage_is_validated_by_its_own_loss(pretrain_config: PretrainConfig, train_config: TrainConfig) -> None:
+    """The second by the content loss: by pixels its earliest generator, the blurriest, would be the best."""
+    sr, hr, vgg = photograph(0), photograph(1), load_vgg("random")
+    by_pixels, by_content = (
+        build_stage(dataclasses.replace(config, precision="fp32"), single_worker()).loss_val(sr, hr)
+        for config in (pretrain_config, train_config)
+    )
+    assert by_pixels == pytest.approx(np.mean((sr / 255 - hr / 255) ** 2))
+    with torch.inference_mode():
+        assert by_content == pytest.approx(content_loss(vgg(stack([sr])), vgg(stack([hr]))).item(), rel=1e-3)
 
 
 def test_the_configs_terms_make_the_loss(train_config: TrainConfig) -> None:
