@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 from collections.abc import Iterable
 from typing import Any
@@ -57,6 +58,34 @@ def test_each_stage_is_validated_by_its_own_loss(pretrain_config: PretrainConfig
     assert by_pixels == pytest.approx(np.mean((sr / 255 - hr / 255) ** 2))
     with torch.inference_mode():
         assert by_content == pytest.approx(content_loss(vgg(stack([sr])), vgg(stack([hr]))).item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["pretrain_config", "train_config"])
+def test_to_measure_gradients_changes_nothing(name: str, request: pytest.FixtureRequest) -> None:
+    """Neither weights nor BatchNorm's statistics: how often a run is validated makes no difference to it."""
+    config = request.getfixturevalue(name)
+    stage = build_stage(config, single_worker())
+    _, batch = next(iter(Feed(config.data, config.crops).batches(1, 1)))
+    stage.take_step(batch)
+    networks = [network for network in (stage.state.generator, stage.state.discriminator) if network]
+    before = copy.deepcopy([network.state_dict() for network in networks])
+    stage.gradient_norms(batch)
+    for network, tensors in zip(networks, before):
+        assert network.training
+        assert all(torch.equal(tensor, tensors[key]) for key, tensor in network.state_dict().items())
+
+
+def test_gradients_are_those_of_the_weighted_terms(train_config: TrainConfig) -> None:
+    names = ("content", "adversarial", "pixel", "pattern", "colour")
+    _, batch = next(iter(Feed(train_config.data, train_config.crops).batches(1, 1)))
+
+    def norms(weight: float) -> dict[str, float]:
+        weights: dict[str, Any] = {f"{name}_weight": weight for name in names}
+        config = dataclasses.replace(train_config, precision="fp32", **weights)
+        return build_stage(config, single_worker()).gradient_norms(batch)
+
+    once, thrice = norms(1.0), norms(3.0)
+    assert thrice == pytest.approx({name: 3 * norm for name, norm in once.items()}, rel=1e-3)
 
 
 def test_the_configs_terms_make_the_loss(train_config: TrainConfig) -> None:
