@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fakes import photograph
 from srgan_ray.config import PretrainConfig, TrainConfig
@@ -121,6 +122,22 @@ def test_the_blend_half_way_is_trained(train_config: TrainConfig, faithful: str)
     torch.testing.assert_close(
         gradients[1] - gradients[0], expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item()
     )
+
+
+def test_the_blend_is_trained_with_the_statistics_that_it_is_served_with(
+    train_config: TrainConfig, faithful: str
+) -> None:
+    """Also where the generator itself is trained with those of each batch."""
+    changes: dict[str, Any] = {"pixel_weight": 10.0, "precision": "fp32", "learning_rate": 1e-12}
+    config = dataclasses.replace(train_config, fidelity_generator=faithful, **changes)
+    _, batch = next(iter(Feed(config.data, config.crops).batches(1, 1)))
+    stage = build_stage(config, single_worker())
+    for module in stage.state.generator.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)  # the last of a block is nearly 0 still
+    terms = stage.take_step(batch)
+    blend = interpolate(stage.state.generator, load_generator(f"{faithful}/generator.safetensors")[0], 0.5)
+    assert terms["loss_halfway"].item() == pytest.approx(pixel_loss(blend(batch.lr), batch.hr).item(), rel=1e-4)
 
 
 def test_a_generator_that_cannot_be_blended_with_is_refused(
