@@ -89,6 +89,17 @@ def test_gradients_are_those_of_the_weighted_terms(train_config: TrainConfig) ->
     assert thrice == pytest.approx({name: 3 * norm for name, norm in once.items()}, rel=1e-3)
 
 
+def test_pretraining_takes_the_statistics_of_each_batch_whatever_it_goes_on_from(
+    pretrain_config: PretrainConfig, train_config: TrainConfig
+) -> None:
+    for init in ("", train_config.init):
+        stage = build_stage(dataclasses.replace(pretrain_config, init=init), single_worker())
+        before = flat(statistics(stage.state.generator))
+        _, batch = next(iter(Feed(pretrain_config.data, pretrain_config.crops).batches(1, 1)))
+        stage.take_step(batch)
+        assert not torch.equal(before, flat(statistics(stage.state.generator)))
+
+
 def test_the_configs_terms_make_the_loss(train_config: TrainConfig) -> None:
     weights = {"content": 2.0, "adversarial": 3.0, "pixel": 4.0, "pattern": 5.0, "colour": 6.0}
     config = dataclasses.replace(train_config, **{f"{name}_weight": weight for name, weight in weights.items()})
