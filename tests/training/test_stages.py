@@ -100,6 +100,19 @@ def test_pretraining_takes_the_statistics_of_each_batch_whatever_it_goes_on_from
         assert not torch.equal(before, flat(statistics(stage.state.generator)))
 
 
+@pytest.mark.parametrize(("name", "network"), [("pretrain_config", "generator"), ("train_config", "discriminator")])
+def test_the_seed_decides_the_initial_weights(name: str, network: str, request: pytest.FixtureRequest) -> None:
+    config = request.getfixturevalue(name)
+
+    def weights(seed: int) -> torch.Tensor:
+        crops = dataclasses.replace(config.crops, seed=seed)
+        stage = build_stage(dataclasses.replace(config, crops=crops), single_worker())
+        return flat(getattr(stage.state, network).parameters())
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
 def test_the_configs_terms_make_the_loss(train_config: TrainConfig) -> None:
     weights = {"content": 2.0, "adversarial": 3.0, "pixel": 4.0, "pattern": 5.0, "colour": 6.0}
     config = dataclasses.replace(train_config, **{f"{name}_weight": weight for name, weight in weights.items()})
