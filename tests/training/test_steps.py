@@ -114,6 +114,17 @@ def test_the_generators_step_leaves_no_gradient_in_the_discriminator(batch: Batc
         torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
 
 
+def test_the_verdicts_are_the_probabilities_that_the_discriminators_step_began_with(
+    batch: Batch, vgg: nn.Module
+) -> None:
+    gan = Gan(vgg)
+    twin, sr = copy.deepcopy(gan.discriminator), copy.deepcopy(gan.generator)(batch.lr).detach()
+    terms = gan.step(batch)
+    for name, images in (("d_hr", batch.hr), ("d_sr", sr)):
+        (logits,) = twin(images)
+        assert terms[name].item() == pytest.approx(logits.sigmoid().mean().item(), rel=1e-4), name
+
+
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_both_terms_reach_the_generator(batch: Batch, vgg: nn.Module, weight: float) -> None:
     """The content loss alone (weight 0) already moves every parameter; the adversarial term adds to it."""
