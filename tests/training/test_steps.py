@@ -196,6 +196,15 @@ def test_the_pattern_loss_looks_where_hr_is_even() -> None:
     assert pattern_loss(sr, hr).sqrt().item() * 255 == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.parametrize("name", IMAGE_LOSSES)
+def test_a_loss_of_sr_in_bf16_is_computed_in_fp32(name: str) -> None:
+    torch.manual_seed(0)
+    hr = torch.rand(2, 3, 48, 48)
+    sr = (hr + 0.002 + 0.02 * torch.randn_like(hr)).bfloat16()
+    expected = IMAGE_LOSSES[name](sr.float(), hr).item()
+    assert IMAGE_LOSSES[name](sr, hr).item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_pull_of_a_term_is_the_norm_of_its_gradient() -> None:
     hr = torch.zeros(1, 3, 2, 2)
     sr = torch.full((1, 3, 2, 2), 0.5, requires_grad=True)
