@@ -37,7 +37,7 @@ def take_steps(config: RunConfig, worker: Worker, frozen_statistics: bool) -> St
                 module.train(not frozen_statistics)
     feed = Feed(config.data, config.crops, worker.rank, worker.num_workers)
     for _, batch in feed.batches(1, STEPS):
-        stage.take_step(batch)
+        stage.state.window.add(stage.take_step(batch))
         state.advance()
         assert len({str(norms) for norms in worker.gather(state.weight_norms())}) == 1
     return stage
@@ -93,7 +93,7 @@ def test_both_ranks_hold_the_same_weights_and_statistics(config: RunConfig, tmp_
             assert torch.equal(value, second[network][name]), f"{network}.{name}"
 
 
-def test_two_parts_of_a_batch_give_the_gradients_of_the_whole(
+def test_two_parts_of_a_batch_give_the_gradients_and_losses_of_the_whole(
     config: RunConfig, tmp_path: Path, free_port: int
 ) -> None:
     """With BatchNorm's statistics frozen, since on CPUs each rank takes them over its own part."""
@@ -102,6 +102,7 @@ def test_two_parts_of_a_batch_give_the_gradients_of_the_whole(
     for network in ("generator", "discriminator"):
         for name, value in whole.get(network, {}).items():
             torch.testing.assert_close(parts[network][name], value, rtol=1e-3, atol=2e-5, msg=f"{network}.{name}")
+    torch.testing.assert_close(parts["window"]["sums"], whole["window"]["sums"], rtol=1e-3, atol=1e-5)
 
 
 def test_ranks_that_drift_apart_are_found(pretrain_config: PretrainConfig) -> None:
