@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig, from_dict, to_dict
 from srgan_ray.data import images
 from srgan_ray.data.crops import CropConfig
+from srgan_ray.data.feed import Feed
 from srgan_ray.data.storage import Folder
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.judge import load_val_pairs
@@ -27,8 +28,10 @@ from srgan_ray.training import plain
 from srgan_ray.training.checkpoint import Checkpoints
 from srgan_ray.training.folder import RunFolder
 from srgan_ray.training.loop import format_row
-from srgan_ray.training.run import check_run, with_absolute_paths
+from srgan_ray.training.run import check_run, run, with_absolute_paths
+from srgan_ray.training.stages import Worker, build_stage, single_worker
 from srgan_ray.training.state import Window
+from srgan_ray.training.validation import Validation
 
 
 @pytest.fixture(params=["pretrain", "train"])
@@ -249,6 +252,35 @@ def test_mixed_validates_under_both_degradations(pretrain_config: PretrainConfig
     pairs, _ = load_val_pairs(pretrain_config.data, crops.degradation, 32)
     assert len(pairs) == 8
     assert {pair.name.split("_", 1)[1] for pair, *_ in pairs} == {"opencv_cubic", "matlab_bicubic"}
+
+
+def test_three_workers_validate_as_one(pretrain_config: PretrainConfig, tmp_path: Path) -> None:
+    """Each photograph once, though they cannot be shared out evenly; losses of the training are means over them."""
+    batch = Feed(pretrain_config.data, pretrain_config.crops).batch(1)
+
+    def validate(config: RunConfig, worker: Worker, loss_train: float) -> None:
+        stage = build_stage(config, worker)
+        Validation(config, stage, worker, Stopping(0))({"loss_train": loss_train}, batch)
+
+    def row(config: RunConfig) -> dict:
+        [found] = RunFolder(config.out).metrics()
+        return {name: value for name, value in found.items() if isinstance(value, float)}
+
+    shared, held = dataclasses.replace(pretrain_config, out=str(tmp_path / "shared")), list[tuple]()
+    for rank in (2, 1, 0):
+        worker = single_worker()._replace(rank=rank, num_workers=3, gather=lambda part: held.append(part) or held)
+        validate(shared, worker, float(rank))
+        assert Path(shared.out).exists() == (rank == 0), "rank 0 alone writes"
+    assert sorted(number for _, measured, _ in held for number in measured) == [0, 1, 2, 3]
+    validate(pretrain_config, single_worker(), 1.0)
+    assert row(shared) == pytest.approx(row(pretrain_config))
+    assert len(list((Path(shared.out) / "samples").iterdir())) == 3
+
+
+def test_rank_0_alone_writes(pretrain_config: PretrainConfig) -> None:
+    worker = single_worker()._replace(rank=1, num_workers=2, gather=lambda value: [value] * 2)
+    run(pretrain_config, worker, Stopping(0))
+    assert not Path(pretrain_config.out).exists()
 
 
 def test_another_run_in_the_folder_is_refused(pretrain_config: PretrainConfig, tmp_path: Path) -> None:
