@@ -13,10 +13,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fakes import make_shards
 from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig, from_dict, to_dict
 from srgan_ray.data import images
 from srgan_ray.data.crops import CropConfig
 from srgan_ray.data.feed import Feed
+from srgan_ray.data.manifest import Request
 from srgan_ray.data.storage import Folder
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.judge import load_val_pairs
@@ -283,11 +285,18 @@ def test_rank_0_alone_writes(pretrain_config: PretrainConfig) -> None:
     assert not Path(pretrain_config.out).exists()
 
 
-def test_another_run_in_the_folder_is_refused(pretrain_config: PretrainConfig, tmp_path: Path) -> None:
+def test_another_run_in_the_folder_is_refused(
+    pretrain_config: PretrainConfig, photographs: Path, tmp_path: Path
+) -> None:
     plain.fit(steps(pretrain_config, 1))
     check_run(steps(pretrain_config, 99))
     with pytest.raises(InputError, match=r"learning_rate = 0\.001, now 0\.5"):
         check_run(dataclasses.replace(pretrain_config, learning_rate=0.5))
+    make_shards(tmp_path / "shards", Request(str(photographs), val_fraction=0.5, min_side_px=48, seed=1))
+    with pytest.raises(
+        InputError, match=r"holds a run of the data \w+; --data .*shards holds \w+: wanted the same data"
+    ):
+        check_run(dataclasses.replace(pretrain_config, data=str(tmp_path / "shards")))
     (tmp_path / "killed_early" / "checkpoints").mkdir(parents=True)
     check_run(dataclasses.replace(pretrain_config, out=str(tmp_path / "killed_early")))
     (tmp_path / "other").mkdir()
