@@ -1,6 +1,7 @@
 """Faults planted in photographs raise their figure, and photographs, compressed or enlarged, read low."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from skimage.data import astronaut, chelsea, coffee
 from skimage.metrics import peak_signal_noise_ratio
 
 from srgan_ray.data import images
-from srgan_ray.data.degrade import matlab_bicubic, matlab_bicubic_up, opencv_cubic
+from srgan_ray.data.degrade import DEGRADATIONS, matlab_bicubic, matlab_bicubic_up, opencv_cubic
+from srgan_ray.data.shard_set import ShardSet
 from srgan_ray.evaluation.diagnostics import checkerboard, colour_drift, consistency_db
+from srgan_ray.evaluation.judge import load_val_pairs, measure_pair
 from srgan_ray.evaluation.metrics import psnr
 
 PHOTOGRAPHS = [images.crop_to_multiple(photograph, 4) for photograph in (astronaut(), chelsea(), coffee())]
@@ -114,3 +117,32 @@ def test_consistency_falls_with_a_shift_and_with_another_degradation() -> None:
     assert consistency_db(hr, lr, "opencv_cubic") < 40
     with pytest.raises(KeyError, match="area"):
         consistency_db(hr, lr, "area")
+
+
+@pytest.mark.parametrize("degradation", ["opencv_cubic", "matlab_bicubic", "mixed"])
+def test_validation_is_on_photographs_of_the_val_split(shards: Path, degradation: str) -> None:
+    rows = ShardSet(shards, "val").read(range(3)).values()
+    pairs, _ = load_val_pairs(str(shards), degradation, 3)
+    names = list(DEGRADATIONS) if degradation == "mixed" else [degradation]
+    assert [pair.pair.name for pair in pairs] == [f"{row.id[:8]}_{name}" for row in rows for name in names]
+    for (_, hr, lr), name, bicubic in pairs:
+        np.testing.assert_array_equal(lr, DEGRADATIONS[name](hr))
+        np.testing.assert_array_equal(bicubic, matlab_bicubic_up(lr))
+
+
+def test_a_validation_measures_sr_beside_bicubic(shards: Path) -> None:
+    [pair], _ = load_val_pairs(str(shards), "opencv_cubic", 1)
+    hr, lr = pair.pair.hr, pair.pair.lr
+    sr = plant(np.clip(hr, 10, 240) + np.array([0, 5, 0], np.uint8), PATTERNS["2 pixels"])
+    assert measure_pair(pair, sr) == {
+        "psnr": psnr(hr, sr, "y"),
+        "psnr_bicubic": psnr(hr, matlab_bicubic_up(lr), "y"),
+        "colour_drift": colour_drift(sr, hr),
+        "checkerboard": checkerboard(sr),
+        "consistency_db": consistency_db(sr, lr, "opencv_cubic"),
+    }
+    of_hr, of_sr = measure_pair(pair, hr), measure_pair(pair, sr)
+    assert of_hr["psnr_bicubic"] == of_sr["psnr_bicubic"]
+    for name in ("colour_drift", "checkerboard"):
+        assert of_sr[name] > of_hr[name] + 1
+    assert of_sr["consistency_db"] < of_hr["consistency_db"]
