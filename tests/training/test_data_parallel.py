@@ -105,6 +105,27 @@ def test_two_parts_of_a_batch_give_the_gradients_and_losses_of_the_whole(
     torch.testing.assert_close(parts["window"]["sums"], whole["window"]["sums"], rtol=1e-3, atol=1e-5)
 
 
+def test_workers_under_ray_take_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    from srgan_ray.on_ray import trainer
+
+    monkeypatch.setattr(trainer.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(trainer.dist, "get_world_size", lambda: 4)
+    monkeypatch.setattr(trainer.dist, "all_reduce", lambda tensor: tensor.add_(5.0))  # the sum of the others
+    tensors = [torch.tensor([3.0]), torch.tensor([7.0, 11.0])]
+    trainer._average(tensors)
+    assert [tensor.tolist() for tensor in tensors] == [[2.0], [3.0, 4.0]]
+
+
+def test_the_wrapper_under_ray_leaves_statistics_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To broadcast them would change what a backward pass still needs, and drop those of all ranks but one."""
+    from srgan_ray.on_ray import trainer
+
+    given: list[dict] = []
+    monkeypatch.setattr(trainer.ray.train.torch, "prepare_model", lambda network, **kwargs: given.append(kwargs))
+    trainer._wrap(nn.Linear(1, 1))
+    assert given[0]["parallel_strategy_kwargs"] == {"broadcast_buffers": False}
+
+
 def test_ranks_that_drift_apart_are_found(pretrain_config: PretrainConfig) -> None:
     state = build_stage(pretrain_config, single_worker()).state
     apart = single_worker()._replace(gather=lambda norms: [norms, {name: norm + 1 for name, norm in norms.items()}])
