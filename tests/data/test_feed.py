@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 import threading
@@ -136,6 +137,17 @@ def test_lr_crop_is_the_hr_crop_made_small(shards: Path, degradation: str) -> No
         assert np.abs(again - lr_crop)[:, 2:-2, 2:-2].max() < 1.5 / 255
 
 
+def test_lr_of_a_mixed_batch_is_by_the_degradation_that_was_drawn(shards: Path) -> None:
+    config = CropConfig(batch_size=16, crop_px=48, degradation="mixed")
+    found = []
+    for lr_crop, hr_crop in zip(*(part.numpy() for part in Feed(shards, config).batch(3))):
+        again = {name: images.to_float(degrade(images.to_levels(hr_crop))) for name, degrade in DEGRADATIONS.items()}
+        errors = {name: np.abs(lr - lr_crop)[:, 2:-2, 2:-2].max() for name, lr in again.items()}
+        found.append(min(errors, key=errors.__getitem__))
+        assert errors[found[-1]] < 1.5 / 255
+    assert set(found) == set(DEGRADATIONS)
+
+
 @pytest.fixture(params=["kept", "let go"])
 def set_of_shards(request: pytest.FixtureRequest, many_shards: Path) -> Path:
     """A set whose decoded photographs fit into memory, and one of seven windows that do not."""
@@ -269,6 +281,14 @@ def test_crops_reach_every_place_and_orientation() -> None:
     image = np.arange(56 * 56 * 3).reshape(56, 56, 3)
     assert all(cut(image, crop, 48, 4).shape == (48, 48, 3) for crop in drawn)
     assert len({cut(image, crop, 48, 4)[0, 0, 0] for crop in drawn}) > 30
+
+
+def test_a_crop_is_of_its_seed_step_slot_and_photograph() -> None:
+    drawn = {
+        draw_crop(step, slot, id, 40_000, 40_000, CropConfig(crop_px=48, seed=seed))
+        for seed, step, slot, id in itertools.product((0, 1), (1, 2), (0, 1), ("a", "b"))
+    }
+    assert len(drawn) == 16
 
 
 def test_crops_are_uniform() -> None:
