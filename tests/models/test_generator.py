@@ -71,6 +71,18 @@ def test_discriminator_layers_are_those_of_figure_4() -> None:
     dense = [layer for layer in discriminator.verdict if isinstance(layer, nn.Linear)]
     assert [(d.in_features, d.out_features) for d in dense] == [(512 * 6 * 6, 1024), (1024, 1)]
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in discriminator.features) == 7
+    leaky = [layer for layer in discriminator.modules() if isinstance(layer, nn.LeakyReLU)]
+    assert [layer.negative_slope for layer in leaky] == [0.2] * 8
+    assert discriminator.features[0].slope == 0.2
+
+
+def test_the_discriminator_works_in_the_range_of_hr_in_the_paper() -> None:
+    """From -1 to 1."""
+    discriminator, seen = build_discriminator(DiscriminatorConfig(8, 16), 48, 0), []
+    discriminator.features.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    crops = torch.rand(2, 3, 48, 48)
+    discriminator(crops)
+    torch.testing.assert_close(seen[0], 2 * crops - 1)
 
 
 def test_logits_have_no_sigmoid() -> None:
