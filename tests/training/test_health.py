@@ -16,6 +16,8 @@ HEALTHY = {
 
 def test_a_healthy_row_gives_none() -> None:
     assert find_alarms(HEALTHY) == []
+    for change in ({"d_hr": 0.99}, {"d_sr": 0.01}):
+        assert find_alarms({**HEALTHY, **change}) == [], "a discriminator that is sure of one kind alone"
     pretraining = {name: value for name, value in HEALTHY.items() if not name.startswith(("d_", "gradient_norm_"))}
     assert find_alarms({**pretraining, "gradient_norm_pixel": 1e-6}) == []
 
