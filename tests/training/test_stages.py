@@ -100,6 +100,20 @@ def test_pretraining_takes_the_statistics_of_each_batch_whatever_it_goes_on_from
         assert not torch.equal(before, flat(statistics(stage.state.generator)))
 
 
+@pytest.mark.parametrize("name", ["pretrain_config", "train_config"])
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_the_average_forgets_as_the_config_says(name: str, decay: float, request: pytest.FixtureRequest) -> None:
+    config = request.getfixturevalue(name)
+    loop = dataclasses.replace(config.loop, ema_decay=decay)
+    state = build_stage(dataclasses.replace(config, loop=loop), single_worker()).state
+    state.step = 1000  # long after the first steps, in which it forgets sooner
+    with torch.no_grad():
+        state.generator.tail.weight.add_(1)
+    state.advance()
+    behind = (state.generator.tail.weight - state.averaged_generator.tail.weight).mean().item()
+    assert behind == pytest.approx(decay, abs=1e-5)
+
+
 @pytest.mark.parametrize(("name", "network"), [("pretrain_config", "generator"), ("train_config", "discriminator")])
 def test_the_seed_decides_the_initial_weights(name: str, network: str, request: pytest.FixtureRequest) -> None:
     config = request.getfixturevalue(name)
