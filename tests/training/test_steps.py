@@ -77,15 +77,15 @@ def test_pixel_loss_is_the_mean_squared_error_outside_the_range_too() -> None:
     assert (sr.grad > 0).all()
 
 
-def test_adversarial_losses_keep_their_gradient_at_large_logits() -> None:
-    """Sigmoid and BCE apart would give 0 there."""
-    fooled, caught = torch.tensor([[20.0]], requires_grad=True), torch.tensor([[-20.0]], requires_grad=True)
+@pytest.mark.parametrize("logit", [20.0, 200.0])
+def test_adversarial_losses_keep_their_gradient_at_large_logits(logit: float) -> None:
+    """Sigmoid and BCE apart would give 0 there, from 17 on for SR that passes and from 104 on for what does not."""
+    caught, denied, fooled = (torch.tensor([[value]], requires_grad=True) for value in (-logit, -logit, logit))
     adversarial_loss(caught).backward()
-    discriminator_loss(torch.full((1, 1), 20.0), fooled).backward()
-    assert caught.grad is not None
-    assert fooled.grad is not None
-    assert caught.grad.item() == pytest.approx(-1, abs=1e-3)
-    assert fooled.grad.item() == pytest.approx(1, abs=1e-3)
+    discriminator_loss(denied, fooled).backward()
+    for logits, expected in ((caught, -1), (denied, -1), (fooled, 1)):
+        assert logits.grad is not None
+        assert logits.grad.item() == pytest.approx(expected, abs=1e-3)
     assert adversarial_loss(torch.zeros(3, 1)).item() == pytest.approx(0.6931, abs=1e-4)
     assert discriminator_loss(torch.full((2, 1), 9.0), torch.full((2, 1), -9.0)).item() < 1e-3
 
