@@ -62,6 +62,22 @@ def test_the_papers_discriminator(crop_px: int) -> None:
     assert logits.shape == (2, 1)
 
 
+def test_new_residual_branches_are_nothing_so_that_features_go_past_them() -> None:
+    generator, lr = build_generator(GeneratorConfig(2, 8), 0), torch.rand(1, 3, 6, 7)
+    shallow = generator.head(lr)
+    torch.testing.assert_close(generator.trunk[0](shallow), shallow)
+    torch.testing.assert_close(generator.extract(lr), shallow)
+
+
+def test_the_tails_zero_is_the_middle_of_the_range() -> None:
+    """It works from -1 to 1, SR is from 0 to 1."""
+    generator = build_generator(GeneratorConfig(1, 8), 0)
+    for value, expected in ((-1.0, 0.0), (0.0, 0.5), (1.0, 1.0)):
+        nn.init.zeros_(generator.tail.weight)
+        nn.init.constant_(generator.tail.bias, value)
+        torch.testing.assert_close(generator(torch.rand(1, 3, 4, 4)), torch.full((1, 3, 16, 16), expected))
+
+
 def test_discriminator_layers_are_those_of_figure_4() -> None:
     discriminator = build_discriminator(DiscriminatorConfig(), 96, 0)
     convolutions = [layer for layer in discriminator.features.modules() if isinstance(layer, nn.Conv2d)]
