@@ -49,14 +49,15 @@ def fit(config: RunConfig, report: Report | None = None, num_cpus: int = 0, last
     with folder.locked():
         bar = contextlib.nullcontext(report) if report else ProgressBar(config.loop.steps, last_saved(checkpoints))
         with bar as shown:
-            _fit_while_it_advances(config, num_cpus, last_step, shown)
+            _fit_while_it_advances(config, checkpoints, num_cpus, last_step, shown)
         folder.write_report()
         return folder.summary()
 
 
-def _fit_while_it_advances(config: RunConfig, num_cpus: int, last_step: int, report: Report) -> None:
+def _fit_while_it_advances(
+    config: RunConfig, checkpoints: Folder, num_cpus: int, last_step: int, report: Report
+) -> None:
     """Ray Train counts the deaths of a whole run: where spot machines come and go, it would give up in the end."""
-    checkpoints = Folder(below(config.out, CHECKPOINTS))
     while True:
         before = sealed(checkpoints)
         try:

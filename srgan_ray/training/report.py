@@ -26,6 +26,7 @@ from srgan_ray.evaluation.benchmark import BICUBIC, split_panels
 from srgan_ray.evaluation.metrics import Measurement, Protocol
 from srgan_ray.models.artifact import Card
 from srgan_ray.models.perceptual import RANDOM
+from srgan_ray.training.steps import Weights
 
 T = TypeVar("T")
 Points = list[tuple[int, float]]  # (step, value)
@@ -39,13 +40,12 @@ class Chart(NamedTuple):
     names: tuple[str, ...]
 
 
-PULLING = ("content", "adversarial", "pixel", "pattern", "colour")  # the losses whose gradients are measured
 CHARTS = (  # a figure that is in none of them gets a chart of its own
     Chart("Loss", "", ("loss_train", "loss_train_content", "loss_val")),
     Chart("PSNR on Y", "dB", ("psnr_val", "psnr_bicubic")),
     Chart("Adversarial losses", "", ("loss_train_adversarial", "loss_train_discriminator")),
     Chart("Verdicts of the discriminator", "probability of HR", ("d_hr", "d_sr")),
-    Chart("Norms of the gradients", "", tuple(f"gradient_norm_{name}" for name in PULLING)),
+    Chart("Norms of the gradients", "", tuple(f"gradient_norm_{name}" for name in Weights._fields)),
     Chart("Consistency with LR", "dB", ("consistency_db",)),
     Chart("Seconds per step", "", ("seconds_per_step", "seconds_waiting")),
 )
