@@ -143,6 +143,12 @@ def draw(step: int, slot: int, config: CropConfig) -> Draw:
     return Draw((turn - repeat * DISTANCE) * config.batch_size + slot, repeat)
 
 
+def steps_of_crops(step: int, repeat: int, config: CropConfig) -> range:
+    """The steps of a photograph's crops, from the one of number `repeat`, which is in `step`, to the last."""
+    apart = config.crops_per_photograph * DISTANCE + 1
+    return range(step, step + (config.crops_per_photograph - repeat) * apart, apart)
+
+
 def rows_of_step(step: int, stream: Stream, config: CropConfig) -> list[int]:
     """The row for each slot of the global batch of `step` (from 1)."""
     return [stream.row(draw(step, slot, config).position) for slot in range(config.batch_size)]

@@ -1,11 +1,11 @@
 """From the shards to the training step: read by window, decoded and cropped, all ahead of need.
 
 One thread reads the encoded rows of the windows of the stream that a worker is in or comes to next, some threads decode
-them a few steps ahead, and one cuts the crops of a step and makes a batch of them.
+them a few steps ahead and cut the crops out, and one makes a batch of the crops of a step.
 """
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from srgan_ray.data import images
-from srgan_ray.data.crops import MIXED, CropConfig, Draw, Stream, Window, cut, draw, draw_crop, reach
+from srgan_ray.data.crops import MIXED, CropConfig, Stream, Window, cut, draw, draw_crop, reach, steps_of_crops
 from srgan_ray.data.degrade import SCALE
 from srgan_ray.data.shard_set import Row, ShardSet
 from srgan_ray.errors import InputError
@@ -37,6 +37,13 @@ class Decoded(NamedTuple):
     id: str
     hr: np.ndarray
     lr: dict[str, np.ndarray]
+
+
+class CropPair(NamedTuple):
+    """What a slot takes of a photograph: `uint8` RGB, `lr` (h, w, 3) and `hr` (4h, 4w, 3)."""
+
+    lr: np.ndarray
+    hr: np.ndarray
 
 
 class Feed:
@@ -82,19 +89,16 @@ class Feed:
 
     def _make(self, step: int, last_step: int, photographs: "Photographs") -> Batch:
         photographs.begin(min(step + DECODED_AHEAD, last_step))
-        lr_crops, hr_crops = [], []
-        for slot, image in photographs.take(step).items():
-            crop = draw_crop(step, slot, image.id, image.hr.shape[0], image.hr.shape[1], self._config)
-            hr_crops.append(cut(image.hr, crop, self._config.crop_px, SCALE))
-            lr_crops.append(cut(image.lr[crop.degradation], crop, self._config.crop_px // SCALE, 1))
+        lr_crops, hr_crops = zip(*photographs.take(step))
         return Batch(stack(lr_crops), stack(hr_crops))
 
 
 class Photographs:
-    """What the slots of one worker take, step by step: read and decoded ahead, let go once it is not needed again.
+    """What the slots of one worker take, step by step: read, decoded and cut ahead, let go once it is not needed again.
 
-    Encoded rows are held from the window that the oldest photograph in use lies in to the one that comes next, decoded
-    photographs until their last crop, or for good where the whole set is within DECODED_BUDGET_MB.
+    Encoded rows are held from the window that the oldest photograph in use lies in to the one that comes next. A whole
+    set within DECODED_BUDGET_MB stays decoded. Of another's photographs only the crops are held, all of them cut when
+    it is decoded, until the last is taken: memory does not grow with the size of photographs.
     """
 
     def __init__(
@@ -112,25 +116,27 @@ class Photographs:
         self._next_step = first_step
         self._reader, self._decoders = reader, decoders
         self._windows: dict[Window, Future[dict[int, Row]]] = {}
-        self._decoded: dict[int, Future[Decoded]] = {}  # by row where it is kept, else by position
+        self._decoded: dict[int, Future[Decoded]] = {}  # by row, where photographs are kept
+        self._crops: dict[int, Future[dict[int, CropPair]]] = {}  # by position and step, where they are not
 
     def begin(self, last_step: int) -> None:
         """Have everything read and decoded that is taken up to `last_step`."""
         for step in range(self._next_step, last_step + 1):
             self._read(reach(step, self._config))
             for slot in self._slots:
-                self._decode(draw(step, slot, self._config).position)
+                self._decode(step, slot)
         self._next_step = max(self._next_step, last_step + 1)
 
-    def take(self, step: int) -> dict[int, Decoded]:
-        """The photograph of each slot in `step`, which was begun; steps are taken in order."""
-        draws = {slot: draw(step, slot, self._config) for slot in self._slots}
-        return {slot: self._take(drawn) for slot, drawn in draws.items()}
+    def take(self, step: int) -> list[CropPair]:
+        """The crop of each slot in `step`, which was begun; steps are taken in order."""
+        return [self._take(step, slot) for slot in self._slots]
 
-    def _take(self, drawn: Draw) -> Decoded:
-        key = self._key(drawn.position)
-        is_last = drawn.repeat == self._config.crops_per_photograph - 1 and not self._keeps
-        return (self._decoded.pop(key) if is_last else self._decoded[key]).result()
+    def _take(self, step: int, slot: int) -> CropPair:
+        position, repeat = draw(step, slot, self._config)
+        if self._keeps:
+            return cut_pair(self._decoded[self._stream.row(position)].result(), step, slot, self._config)
+        is_last = repeat == self._config.crops_per_photograph - 1
+        return (self._crops.pop(position) if is_last else self._crops[position]).result().pop(step)
 
     def _read(self, positions: range) -> None:
         wanted = self._stream.windows(positions)
@@ -140,16 +146,31 @@ class Photographs:
         rows = self._stream.rows(window)
         slots = (self._stream.start(window) + np.arange(len(rows))) % self._config.batch_size
         own = rows[np.isin(slots, self._slots)].tolist()
-        return self._reader.submit(self._rows.read, [row for row in own if not self._keeps or row not in self._decoded])
+        return self._reader.submit(self._rows.read, [row for row in own if row not in self._decoded])
 
-    def _decode(self, position: int) -> None:
-        key = self._key(position)
-        if key not in self._decoded:
-            window, row = self._windows[self._stream.window(position)], self._stream.row(position)
-            self._decoded[key] = self._decoders.submit(lambda: decode_row(window.result()[row]))
+    def _decode(self, step: int, slot: int) -> None:
+        position, repeat = draw(step, slot, self._config)
+        window, row = self._windows[self._stream.window(position)], self._stream.row(position)
+        if self._keeps and row not in self._decoded:
+            self._decoded[row] = self._decoders.submit(lambda: decode_row(window.result()[row]))
+        if not self._keeps and position not in self._crops:
+            steps = steps_of_crops(step, repeat, self._config)
+            self._crops[position] = self._decoders.submit(
+                lambda: cut_pairs(decode_row(window.result()[row]), steps, slot, self._config)
+            )
 
-    def _key(self, position: int) -> int:
-        return self._stream.row(position) if self._keeps else position
+
+def cut_pairs(image: Decoded, steps: range, slot: int, config: CropConfig) -> dict[int, CropPair]:
+    """The crops that `slot` takes of a photograph in these steps, as copies that do not hold it."""
+    pairs = {step: cut_pair(image, step, slot, config) for step in steps}
+    return {step: CropPair(pair.lr.copy(), pair.hr.copy()) for step, pair in pairs.items()}
+
+
+def cut_pair(image: Decoded, step: int, slot: int, config: CropConfig) -> CropPair:
+    """The crop that `slot` of `step` takes of a photograph, as views of it."""
+    crop = draw_crop(step, slot, image.id, image.hr.shape[0], image.hr.shape[1], config)
+    lr = cut(image.lr[crop.degradation], crop, config.crop_px // SCALE, 1)
+    return CropPair(lr, cut(image.hr, crop, config.crop_px, SCALE))
 
 
 def check_feed(folder: str | Path, config: CropConfig, num_workers: int) -> None:
@@ -182,7 +203,7 @@ def decode_row(row: Row) -> Decoded:
         raise InputError(f"--data: the photograph {row.id} of the shards is damaged: run prepare again") from error
 
 
-def stack(crops: list[np.ndarray]) -> torch.Tensor:
+def stack(crops: Sequence[np.ndarray]) -> torch.Tensor:
     """`uint8` images (H, W, 3) of one size to one `float32` tensor (N, 3, H, W) in [0, 1]."""
     planes = np.empty((len(crops), 3, *crops[0].shape[:2]), np.uint8)  # cheaper to rearrange as bytes than as floats
     for plane, crop in zip(planes, crops):

@@ -27,6 +27,7 @@ from srgan_ray.data.sources import Photograph
 from srgan_ray.data.storage import Folder
 
 ROWS_PER_SHARD = 64
+PIXELS_PER_SHARD = 2**25  # of HR: 64 Stanford Dogs are 12 million; two of 12 megapixels in a shard bound what is read
 ROWS_PER_GROUP = 8  # what one random read costs
 READS_AHEAD = 8  # on object storage a read is mostly waiting
 FINDING_SCHEMA = pa.schema(
@@ -162,10 +163,9 @@ def plan_shards(parts: Sequence[Sequence[Finding]], request: Request) -> Plan:
     ids = [[finding.id for finding in group] for group in alike]
     splits = split_ids(list(first), request.seed, request.val_fraction, ids)
     shards = [
-        ShardPlan(f"{split}/{number:05d}.parquet", split, tuple(rows[start : start + ROWS_PER_SHARD]))
+        ShardPlan(f"{split}/{number:05d}.parquet", split, tuple(places[finding.id] for finding in shard))
         for split in ("train", "val")
-        for rows in [[places[id] for id in first if splits[id] == split]]
-        for number, start in enumerate(range(0, len(rows), ROWS_PER_SHARD))
+        for number, shard in enumerate(_cut([finding for finding in kept_findings if splits[finding.id] == split]))
     ]
     return Plan(splits, shards, rejected, alike)
 
@@ -181,6 +181,19 @@ def write_shard(folder: Folder, plan: ShardPlan, part_paths: Sequence[str], requ
     num_pixels = sum(height * width for height, width in zip(sizes["height"], sizes["width"]))
     sha256 = hashlib.sha256(content).hexdigest()
     return Shard(plan.path, plan.split, len(plan.places), num_pixels, len(content), sha256)
+
+
+def _cut(findings: list[Finding]) -> list[list[Finding]]:
+    """The photographs of a split in shards of up to ROWS_PER_SHARD and PIXELS_PER_SHARD, one at least."""
+    shards: list[list[Finding]] = []
+    num_pixels = 0
+    for finding in findings:
+        num_pixels += finding.height * finding.width
+        if not shards or len(shards[-1]) == ROWS_PER_SHARD or num_pixels > PIXELS_PER_SHARD:
+            shards.append([])
+            num_pixels = finding.height * finding.width
+        shards[-1].append(finding)
+    return shards
 
 
 def _collect(folder: Folder, plan: ShardPlan, part_paths: Sequence[str], request: Request) -> pa.Table:

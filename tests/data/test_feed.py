@@ -207,19 +207,24 @@ def test_a_photograph_is_decoded_once_for_all_its_crops(
 def test_no_more_is_held_than_is_in_use(
     many_shards: Path, small_windows: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    windows, decoded = [], []
+    windows, photographs_begun, arrays = [], [], []
     take = feed.Photographs.take
 
-    def spy(photographs: feed.Photographs, step: int) -> dict[int, feed.Decoded]:
+    def spy(photographs: feed.Photographs, step: int) -> list[feed.CropPair]:
         windows.append(len(photographs._windows))
-        decoded.append(len(photographs._decoded))
+        photographs_begun.append(len(photographs._crops))
+        assert not photographs._decoded
+        for pairs in photographs._crops.values():
+            arrays.extend(image for pair in pairs.result().values() for image in pair)
         return take(photographs, step)
 
     monkeypatch.setattr(feed.Photographs, "take", spy)
     config = CropConfig(batch_size=4, crop_px=48, crops_per_photograph=2)
     list(Feed(many_shards, config).batches(1, 100))
     assert max(windows) <= 2 + (DISTANCE + feed.DECODED_AHEAD)  # a window is one batch here
-    assert max(decoded) <= 4 * (DISTANCE + feed.DECODED_AHEAD)
+    assert max(photographs_begun) <= 4 * (DISTANCE + feed.DECODED_AHEAD)
+    assert {image.shape for image in arrays} == {(12, 12, 3), (48, 48, 3)}
+    assert all(image.base is None for image in arrays), "none holds the photograph that it was cut out of"
 
 
 def test_another_seed_gives_other_batches(shards: Path) -> None:

@@ -8,6 +8,7 @@ from PIL import Image
 from fakes import make_shards, photograph
 from srgan_ray.data import images
 from srgan_ray.data.degrade import DEGRADATIONS
+from srgan_ray.data.forensics import Finding
 from srgan_ray.data.manifest import PrepareConfig, Request, find_finished, read_manifest, split_ids
 from srgan_ray.data.shard_set import ShardSet
 from srgan_ray.data.shards import examine, plan_shards, read_findings, write_part
@@ -154,6 +155,29 @@ def test_duplicates_go_and_look_alikes_stay_on_one_side(tmp_path: Path) -> None:
         assert groups == [[f"{number}", f"{number}_mirrored", f"{number}_small"] for number in range(4)]
         assert all(len({plan.splits[finding.id] for finding in group}) == 1 for group in plan.alike)
         assert set(plan.splits.values()) == {"train", "val"}
+
+
+@pytest.mark.parametrize(
+    ("sides", "rows"),
+    [
+        ([100] * 131, [64, 64, 3]),
+        ([4000, 4000, 100, 4000, 100], [3, 2]),  # two of 16 megapixels are within 2 ** 25, three are not
+        ([4096, 4096, 100], [2, 1]),  # two of these are just as many
+        ([100, 7000, 100], [1, 1, 1]),
+    ],
+)
+def test_shards_are_bounded_in_rows_and_in_pixels(sides: list[int], rows: list[int]) -> None:
+    random = np.random.default_rng(0)
+    splits = split_ids([f"{number:032x}" for number in range(len(sides) + 1)], 0, 1e-9)
+    side_of = dict(zip([id for id, split in splits.items() if split == "train"], sides))
+    findings = [
+        Finding(id, "", id, side_of.get(id, 50), side_of.get(id, 50), signature=random.bytes(32)) for id in splits
+    ]
+    plan = plan_shards([findings], Request("", val_fraction=1e-9))
+    shards = [shard for shard in plan.shards if shard.split == "train"]
+    assert [len(shard.places) for shard in shards] == rows
+    places = [place.row for shard in shards for place in shard.places]
+    assert [findings[row].id for row in places] == list(side_of), "all of them once, in order"
 
 
 def test_split_is_a_function_of_content_and_seed() -> None:
