@@ -33,13 +33,14 @@ def share_for(worker_counts: range) -> tuple[int, bool]:
     """The CPUs for each worker, and whether each gets a GPU, as it does where there are any.
 
     For one number of workers as many CPUs as all of them can have; where it may change with the nodes, all those of
-    the smallest node that has any. Raises InputError where there are not enough CPUs, or GPUs, for one each.
+    the smallest node that has any, or its share for each of its GPUs. Raises InputError where there are not enough CPUs, or GPUs, for one each.
     """
     least, num_cpus = worker_counts[0], total_cpus()
     num_gpus = sum(_places(node) for node in _nodes() if node.get("GPU"))
     nodes = [node for node in _nodes() if bool(node.get("GPU")) == bool(num_gpus) and node.get("CPU")]
-    cpus = [int(node["CPU"]) for node in nodes]
-    fitting = [num for num in range(1, max(cpus) + 1) if sum(_places(node, num) for node in nodes) >= least]
+    cpus = [max(1, int(node["CPU"]) // max(1, int(node.get("GPU", 0)))) for node in nodes]
+    most = max(int(node["CPU"]) for node in nodes)
+    fitting = [num for num in range(1, most + 1) if sum(_places(node, num) for node in nodes) >= least]
     if not fitting:
         there = f"{num_gpus} GPUs with a CPU each" if num_gpus else f"{num_cpus} CPUs"
         raise InputError(f"--num-workers {least}; the cluster has {there}: wanted at most one worker for each")

@@ -46,33 +46,32 @@ def fit(config: RunConfig, report: Report | None = None, num_cpus: int = 0, last
     two checkpoints.
     """
     folder, checkpoints = RunFolder(config.out), Folder(below(config.out, CHECKPOINTS))
+    most_cpus, use_gpu = share_for(config.worker_counts)  # now: later some of the nodes may be gone for a while
     with folder.locked():
         bar = contextlib.nullcontext(report) if report else ProgressBar(config.loop.steps, last_saved(checkpoints))
         with bar as shown:
-            _fit_while_it_advances(config, checkpoints, num_cpus, last_step, shown)
+            _fit_while_it_advances(config, checkpoints, num_cpus or most_cpus, use_gpu, last_step, shown)
         folder.write_report()
         return folder.summary()
 
 
 def _fit_while_it_advances(
-    config: RunConfig, checkpoints: Folder, num_cpus: int, last_step: int, report: Report
+    config: RunConfig, checkpoints: Folder, num_cpus: int, use_gpu: bool, last_step: int, report: Report
 ) -> None:
     """Ray Train counts the deaths of a whole run: where spot machines come and go, it would give up in the end."""
     while True:
         before = sealed(checkpoints)
         try:
-            return _fit_and_tell(*_make_trainer(config, num_cpus, last_step), report)
+            return _fit_and_tell(*_make_trainer(config, num_cpus, use_gpu, last_step), report)
         except TrainingFailedError:
             if sealed(checkpoints)[-1:] <= before[-1:]:
                 raise
             report.say(f"workers died {MAX_RESTARTS + 1} times; going on, since there are new checkpoints")
 
 
-def _make_trainer(config: RunConfig, num_cpus: int, last_step: int) -> tuple[TorchTrainer, Any]:
-    most_cpus, use_gpu = share_for(config.worker_counts)
+def _make_trainer(config: RunConfig, num_cpus: int, use_gpu: bool, last_step: int) -> tuple[TorchTrainer, Any]:
     if config.min_workers:  # Ray Train would wait 60 s for the nodes that have gone
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
-    num_cpus = num_cpus or most_cpus
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()  # workers' nodes may go
     return TorchTrainer(

@@ -51,6 +51,7 @@ def search(config: TuneConfig, space: Space) -> list[Trial]:
         book = Book(config, space, folder, progress)
         if book.num_left:
             os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # whose tables come even where verbose is 0
+            os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # with it Ctrl-C would end the search as if it were done
             _make_tuner(config, book, share).fit()
         return book.trials
 
@@ -65,7 +66,8 @@ def _make_tuner(config: TuneConfig, book: "Book", share: TrialShare) -> ray.tune
             scheduler=_scheduler(config, book.trials),
             num_samples=book.num_left * num_legs(config),
             max_concurrent_trials=share.num_trials,
-            reuse_actors=True,  # a new process would import torch again, for seconds
+            # A new process would import torch again, for seconds; but the workers of a trial that was stopped end with it.
+            reuse_actors=config.num_workers == 1,
         ),
         run_config=ray.tune.RunConfig(
             name=RAY_FILES,
@@ -84,7 +86,7 @@ def _scheduler(config: TuneConfig, trials: Sequence[Trial]) -> Any:
 
 
 class StopHopeless(ASHAScheduler):
-    """ASHA, which never stops a baseline: the others are compared with it.
+    """ASHA, which never stops a baseline, with which the others are compared, nor a trial that has all its steps.
 
     What trials came to before the command was started again counts, as if it had not been killed.
     """
@@ -94,10 +96,11 @@ class StopHopeless(ASHAScheduler):
             time_attr="step",
             metric="loss_val",
             mode="min",
-            grace_period=loop.evaluate_every,
+            grace_period=min(loop.evaluate_every, loop.steps),
             max_t=loop.steps + 1,  # at which it would stop every trial, before its generator is measured
             reduction_factor=2,
         )
+        self._last_step = loop.steps
         self._interrupted: dict[int, RunFolder] = {}
         for trial in trials:
             run = RunFolder(folder.run_of(trial))
@@ -119,7 +122,8 @@ class StopHopeless(ASHAScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether the trial goes on."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        return TrialScheduler.CONTINUE if trial.config["trial"].is_baseline else decision
+        is_whole = result["step"] >= self._last_step
+        return TrialScheduler.CONTINUE if is_whole or trial.config["trial"].is_baseline else decision
 
 
 def _train(settings: dict[str, Any], config: TuneConfig, share: TrialShare) -> None:

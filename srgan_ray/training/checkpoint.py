@@ -47,7 +47,8 @@ class Checkpoints:
             raise self._failure
 
     def latest(self) -> dict[str, Any] | None:
-        """The newest whole state, on the CPU; None where there is no checkpoint yet. Broken ones are told and skipped.
+        """The newest whole state, on the CPU; None where there is no checkpoint yet. Those that are broken or cannot be
+        read are told and skipped.
 
         Raises InputError where there are checkpoints, but no whole one.
         """
@@ -57,6 +58,8 @@ class Checkpoints:
                 return self._read(name)
             except InputError as error:
                 self._say(str(error))
+            except OSError as error:
+                self._say(f"{self._folder}/{name} cannot be read: {error}: passed over")
         if names:
             raise InputError(f"{self._folder} holds no whole checkpoint; remove it to begin the run anew")
         return None

@@ -92,6 +92,8 @@ CPU_NODE, GPU_NODE, HEAD = {"CPU": 16.0}, {"CPU": 8.0, "GPU": 2.0}, {"memory": 1
         ([{"CPU": 8.0}, {"CPU": 4.0}], range(1, 3), (4, False)),
         ([CPU_NODE, GPU_NODE], range(1, 2), (8, True)),
         ([CPU_NODE, GPU_NODE, GPU_NODE], range(4, 5), (4, True)),
+        ([{"CPU": 48.0, "GPU": 4.0}] * 2, range(1, 9), (12, True)),  # as many workers as GPUs, if need be
+        ([CPU_NODE, GPU_NODE, {"CPU": 1.0, "GPU": 2.0}], range(1, 4), (1, True)),
     ],
 )
 def test_workers_share_the_nodes_and_are_on_gpus_where_there_are_any(

@@ -63,6 +63,18 @@ def test_some_are_stopped_and_no_baseline(undisturbed: list[tuple[int, int, str]
     stopped = {number for number, _, decision in undisturbed if decision == "STOP"}
     assert 2 <= len(stopped) <= len(TRIALS) - 3
     assert 0 not in stopped
+    assert {decision for _, step, decision in undisturbed if step == LOOP.steps} == {"CONTINUE"}, "trained to the end"
+
+
+def test_a_search_shorter_than_the_time_between_validations(tmp_path: Path) -> None:
+    from srgan_ray.on_ray.tuner import StopHopeless
+
+    loop = LoopConfig(steps=5, evaluate_every=8)
+    scheduler = StopHopeless(loop, SearchFolder(str(tmp_path)), [])
+    for trial in TRIALS:
+        known = SimpleNamespace(trial_id=trial.name, config={"trial": trial})
+        scheduler.on_trial_add(None, known)
+        assert scheduler.on_trial_result(None, known, {"step": 5, "loss_val": 1.0}) == "CONTINUE"
 
 
 @pytest.mark.parametrize("done", range(1, 36))
