@@ -135,8 +135,8 @@ def _check_batchnorm(config: RunConfig, side: int) -> None:
     crops = config.crops
     if crops.batch_size // config.num_workers * side**2 == 1:
         raise InputError(
-            f"--batch-size {crops.batch_size} --crop-px {crops.crop_px} --num-workers {config.num_workers}; wanted more "
-            "or larger crops for each worker: BatchNorm would see a single value"
+            f"--batch-size {crops.batch_size} --crop-px {crops.crop_px} --num-workers {config.num_workers}; "
+            "wanted more or larger crops for each worker: BatchNorm would see a single value"
         )
 
 

@@ -1,7 +1,7 @@
 """What a generator is worth on the validation photographs: distortion, perception, and what must stay healthy."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,20 +37,31 @@ class ValPair(NamedTuple):
     """LR enlarged by bicubic interpolation, which every validation is compared with."""
 
 
-def load_val_pairs(data: str, degradation: str, max_photographs: int) -> tuple[list[ValPair], str]:
-    """The first validation photographs of a shard set, under a degradation, or for `mixed` under each, and the shard
-    set's hash. Raises InputError where there is none."""
-    rows = ShardSet(data, "val")
-    images = [decode_row(row) for row in rows.read(range(min(len(rows), max_photographs))).values()]
-    pairs = [
-        ValPair(Pair(f"{image.id[:8]}_{name}", image.hr, lr), name, matlab_bicubic_up(lr))
-        for image in images
-        for name, lr in image.lr.items()
-        if degradation in (name, MIXED)
-    ]
-    if not pairs:
-        raise InputError(f"--data {data} has no validation photographs under {degradation}; wanted one at least")
-    return pairs, rows.manifest.data_hash
+class ValPairs(Sequence[ValPair]):
+    """The first validation photographs of a shard set, under a degradation, or for `mixed` under each: held as they are
+    stored, and decoded anew each time they are asked for, since large ones would not all fit into memory.
+
+    Raises InputError where there is none, or one is damaged.
+    """
+
+    def __init__(self, data: str, degradation: str, max_photographs: int) -> None:
+        shards = ShardSet(data, "val")
+        self.data_hash = shards.manifest.data_hash
+        rows = shards.read(range(min(len(shards), max_photographs))).values()
+        self._rows = [(row, name) for row in rows for name in row.lr if degradation in (name, MIXED)]
+        if not self._rows:
+            raise InputError(f"--data {data} has no validation photographs under {degradation}; wanted one at least")
+        for row in rows:
+            decode_row(row)  # a damaged one is told now, not when it is validated
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> ValPair:  # type: ignore[override]  # no slices
+        row, name = self._rows[number]
+        image = decode_row(row._replace(lr={name: row.lr[name]}))
+        lr = image.lr[name]
+        return ValPair(Pair(f"{row.id[:8]}_{name}", image.hr, lr), name, matlab_bicubic_up(lr))
 
 
 def measure_pair(val_pair: ValPair, sr: np.ndarray) -> dict[str, float]:
@@ -80,19 +91,21 @@ class Judge:
         niqe_model: str = "",
         lpips_weights: str = "",
     ) -> None:
-        self._pairs, data_hash = load_val_pairs(data, degradation, max_photographs)
+        self._pairs = ValPairs(data, degradation, max_photographs)
         self._precision = precision
         pairs = [pair.pair for pair in self._pairs]
         self._pristine = load_pristine(niqe_model, pairs) if niqe_model else None
         self._lpips = load_lpips(lpips_weights, pairs) if lpips_weights else None
-        self._protocol = Protocol("psnr", "y", degradation, f"{data_hash}, {len(self._pairs)} of val")
+        self._protocol = Protocol("psnr", "y", degradation, f"{self._pairs.data_hash}, {len(self._pairs)} of val")
 
     def __call__(self, generator: Generator) -> Figures:
         """What `measure_pair` measures, as means, and `perception`, lower is better: LPIPS where there are weights,
         else NIQE where there is a pristine model, else the sliced Wasserstein distance."""
         upscale = Upscaler(generator, self._precision)
-        srs = [upscale(pair.pair.lr) for pair in self._pairs]
-        rows = [measure_pair(pair, sr) for pair, sr in zip(self._pairs, srs)]
+        srs, rows = [], []
+        for pair in self._pairs:
+            srs.append(upscale(pair.pair.lr))
+            rows.append(measure_pair(pair, srs[-1]))
         figures = {name: average((row[name] for row in rows), self._protocol_of(name)) for name in rows[0]}
         return {**figures, "perception": self._perception(srs)}
 

@@ -33,7 +33,8 @@ def share_for(worker_counts: range) -> tuple[int, bool]:
     """The CPUs for each worker, and whether each gets a GPU, as it does where there are any.
 
     For one number of workers as many CPUs as all of them can have; where it may change with the nodes, all those of
-    the smallest node that has any, or its share for each of its GPUs. Raises InputError where there are not enough CPUs, or GPUs, for one each.
+    the smallest node that has any, or its share for each of its GPUs. Raises InputError where there are not enough
+    CPUs, or GPUs, for one each.
     """
     least, num_cpus = worker_counts[0], total_cpus()
     num_gpus = sum(_places(node) for node in _nodes() if node.get("GPU"))

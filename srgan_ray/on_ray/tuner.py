@@ -66,7 +66,7 @@ def _make_tuner(config: TuneConfig, book: "Book", share: TrialShare) -> ray.tune
             scheduler=_scheduler(config, book.trials),
             num_samples=book.num_left * num_legs(config),
             max_concurrent_trials=share.num_trials,
-            # A new process would import torch again, for seconds; but the workers of a trial that was stopped end with it.
+            # A new process would import torch again, for seconds; but a stopped trial's workers end only with it.
             reuse_actors=config.num_workers == 1,
         ),
         run_config=ray.tune.RunConfig(

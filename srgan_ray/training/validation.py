@@ -8,7 +8,7 @@ import numpy as np
 from srgan_ray.config import PretrainConfig, RunConfig, to_settings
 from srgan_ray.data.feed import Batch
 from srgan_ray.evaluation.benchmark import BICUBIC, caption_panels
-from srgan_ray.evaluation.judge import ValPair, load_val_pairs, measure_pair
+from srgan_ray.evaluation.judge import ValPair, ValPairs, measure_pair
 from srgan_ray.evaluation.metrics import Measurement, Protocol
 from srgan_ray.models.artifact import Card, save_generator
 from srgan_ray.models.upscaler import Upscaler
@@ -30,20 +30,21 @@ class Validation:
 
     def __init__(self, config: RunConfig, stage: Stage, worker: Worker, report: Report) -> None:
         self._config, self._stage, self._worker, self._report = config, stage, worker, report
-        self._pairs, self._data_hash = load_val_pairs(
-            config.data, config.crops.degradation, config.loop.max_val_photographs
-        )
+        self._pairs = ValPairs(config.data, config.crops.degradation, config.loop.max_val_photographs)
         self._folder = RunFolder(config.out)
         if worker.rank == 0:
             with self._folder.writing():
-                self._folder.open(config, self._data_hash, stage.stamps, stage.state.step)
+                self._folder.open(config, self._pairs.data_hash, stage.stamps, stage.state.step)
 
     def __call__(self, means: dict[str, float], batch: Batch) -> None:
         upscale = Upscaler(self._stage.state.averaged_generator, self._config.precision)
-        own = range(self._worker.rank, len(self._pairs), self._worker.num_workers)
-        outputs = {number: upscale(self._pairs[number].pair.lr) for number in own}
-        measured = {number: self._measure(self._pairs[number], sr) for number, sr in outputs.items()}
-        samples = {number: sr for number, sr in outputs.items() if number < NUM_SAMPLES}
+        measured, samples = {}, {}
+        for number in range(self._worker.rank, len(self._pairs), self._worker.num_workers):
+            val_pair = self._pairs[number]
+            sr = upscale(val_pair.pair.lr)
+            measured[number] = self._measure(val_pair, sr)
+            if number < NUM_SAMPLES:
+                samples[number] = sr
         gathered = self._worker.gather((means, measured, samples))
         if self._worker.rank == 0:
             all_means, all_measured, all_samples = zip(*gathered)
@@ -77,17 +78,17 @@ class Validation:
             names = ("psnr_val", "psnr_bicubic")
             metrics = {name: dataclasses.asdict(Measurement(row[name], protocol)) for name in names}
             save_generator(self._folder.generator_file, state.averaged_generator.state_dict(), self._card(metrics))
-        pictures = {
-            pair.name: caption_panels(pair.lr, {BICUBIC: bicubic, "SR": sr}, pair.hr)
-            for (pair, _, bicubic), sr in zip(self._pairs, samples)
-        }
+        pictures = {}
+        for number, sr in enumerate(samples):
+            pair, _, bicubic = self._pairs[number]
+            pictures[pair.name] = caption_panels(pair.lr, {BICUBIC: bicubic, "SR": sr}, pair.hr)
         self._folder.record(row, pictures)
         self._report.validated(row)
         for alarm in row["alarms"]:
             self._report.say(f"alarm: {alarm}")
 
     def _protocol(self, metric: str, colour: str) -> Protocol:
-        data = f"{self._data_hash}, {len(self._pairs)} of val"
+        data = f"{self._pairs.data_hash}, {len(self._pairs)} of val"
         return Protocol(metric, colour, self._config.crops.degradation, data)
 
     def _card(self, metrics: dict[str, Any]) -> Card:
@@ -102,7 +103,7 @@ class Validation:
             vgg_weights=self._stage.stamps["vgg_weights"],
             metrics=metrics,
             config=to_settings(self._config),
-            data_hash=self._data_hash,
+            data_hash=self._pairs.data_hash,
         )
 
 

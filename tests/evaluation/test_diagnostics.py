@@ -12,8 +12,9 @@ from skimage.metrics import peak_signal_noise_ratio
 from srgan_ray.data import images
 from srgan_ray.data.degrade import DEGRADATIONS, matlab_bicubic, matlab_bicubic_up, opencv_cubic
 from srgan_ray.data.shard_set import ShardSet
+from srgan_ray.errors import InputError
 from srgan_ray.evaluation.diagnostics import checkerboard, colour_drift, consistency_db
-from srgan_ray.evaluation.judge import load_val_pairs, measure_pair
+from srgan_ray.evaluation.judge import ValPairs, measure_pair
 from srgan_ray.evaluation.metrics import psnr
 
 PHOTOGRAPHS = [images.crop_to_multiple(photograph, 4) for photograph in (astronaut(), chelsea(), coffee())]
@@ -122,7 +123,8 @@ def test_consistency_falls_with_a_shift_and_with_another_degradation() -> None:
 @pytest.mark.parametrize("degradation", ["opencv_cubic", "matlab_bicubic", "mixed"])
 def test_validation_is_on_photographs_of_the_val_split(shards: Path, degradation: str) -> None:
     rows = ShardSet(shards, "val").read(range(3)).values()
-    pairs, _ = load_val_pairs(str(shards), degradation, 3)
+    pairs = ValPairs(str(shards), degradation, 3)
+    assert len(pairs) == (6 if degradation == "mixed" else 3)
     names = list(DEGRADATIONS) if degradation == "mixed" else [degradation]
     assert [pair.pair.name for pair in pairs] == [f"{row.id[:8]}_{name}" for row in rows for name in names]
     for (_, hr, lr), name, bicubic in pairs:
@@ -130,8 +132,20 @@ def test_validation_is_on_photographs_of_the_val_split(shards: Path, degradation
         np.testing.assert_array_equal(bicubic, matlab_bicubic_up(lr))
 
 
+def test_validation_photographs_are_held_as_they_are_stored(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoded they would be twenty times as large; but a damaged one is told at once."""
+    pairs, stored = ValPairs(str(shards), "mixed", 4), ShardSet(shards, "val").read(range(4))
+    assert {row.id for row, _ in pairs._rows} == {row.id for row in stored.values()}
+    assert not any(isinstance(part, np.ndarray) for row, _ in pairs._rows for part in row)
+    assert pairs[5].pair.hr is not pairs[5].pair.hr
+    damaged = {index: row._replace(hr=row.hr[:100]) for index, row in stored.items()}
+    monkeypatch.setattr(ShardSet, "read", lambda *_: damaged)
+    with pytest.raises(InputError, match="is damaged"):
+        ValPairs(str(shards), "mixed", 4)
+
+
 def test_a_validation_measures_sr_beside_bicubic(shards: Path) -> None:
-    [pair], _ = load_val_pairs(str(shards), "opencv_cubic", 1)
+    [pair] = ValPairs(str(shards), "opencv_cubic", 1)
     hr, lr = pair.pair.hr, pair.pair.lr
     sr = plant(np.clip(hr, 10, 240) + np.array([0, 5, 0], np.uint8), PATTERNS["2 pixels"])
     assert measure_pair(pair, sr) == {

@@ -14,7 +14,7 @@ from srgan_ray.data import images
 from srgan_ray.data.degrade import DEGRADATIONS, matlab_bicubic_up
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.benchmark import EvaluateConfig, Pair, evaluate, load_lpips
-from srgan_ray.evaluation.judge import Judge, load_val_pairs
+from srgan_ray.evaluation.judge import Judge, ValPairs
 from srgan_ray.evaluation.lpips import MIN_SIDE_PX, Lpips, measure_lpips
 from srgan_ray.evaluation.metrics import Protocol
 from srgan_ray.models.generator import build_generator
@@ -105,7 +105,7 @@ def test_perception_is_lpips_where_there_are_weights(cache: Path, shards: Path) 
     weights = str(save_weights(cache, "alexnet"))
     generator = build_generator(SMALL, 0)
     figures = Judge(str(shards), "opencv_cubic", 2, "fp32", lpips_weights=weights)(generator)
-    pairs, _ = load_val_pairs(str(shards), "opencv_cubic", 2)
+    pairs = ValPairs(str(shards), "opencv_cubic", 2)
     lpips, upscale = Lpips(weights), Upscaler(generator, "fp32")
     expected = np.mean([lpips(upscale(pair.pair.lr), pair.pair.hr) for pair in pairs])
     assert figures["perception"].value == pytest.approx(expected, rel=1e-4)

@@ -21,7 +21,7 @@ from srgan_ray.data.feed import Feed
 from srgan_ray.data.manifest import Request
 from srgan_ray.data.storage import Folder
 from srgan_ray.errors import InputError
-from srgan_ray.evaluation.judge import load_val_pairs
+from srgan_ray.evaluation.judge import ValPairs
 from srgan_ray.evaluation.metrics import psnr
 from srgan_ray.models.artifact import load_generator, save_generator
 from srgan_ray.models.generator import GeneratorConfig
@@ -205,12 +205,12 @@ def test_a_run_folder_holds_what_the_contract_says(config: RunConfig) -> None:
 def test_the_generator_file_gives_the_figures_on_its_card(config: RunConfig) -> None:
     """What was validated is what is released: averaged weights through the same upscaler."""
     generator, card = load_generator(plain.fit(config)["generator"])
-    pairs, data_hash = load_val_pairs(config.data, config.crops.degradation, config.loop.max_val_photographs)
+    pairs = ValPairs(config.data, config.crops.degradation, config.loop.max_val_photographs)
     upscale = Upscaler(generator, config.precision)
     values = [psnr(pair.hr, upscale(pair.lr), "y") for pair, *_ in pairs]
     assert card.metrics["psnr_val"]["value"] == pytest.approx(sum(values) / len(values))
-    assert card.metrics["psnr_val"]["protocol"]["data_hash"] == f"{data_hash}, 4 of val"
-    assert card.data_hash == data_hash
+    assert card.metrics["psnr_val"]["protocol"]["data_hash"] == f"{pairs.data_hash}, 4 of val"
+    assert card.data_hash == pairs.data_hash
     assert card.stage == to_dict(config)["stage"]
     assert card.degradation == "opencv_cubic"
     assert ("random" in card.vgg_weights) == (card.stage == "train")
@@ -251,7 +251,7 @@ def test_pretraining_goes_on_from_a_generator(pretrain_config: PretrainConfig, t
 
 def test_mixed_validates_under_both_degradations(pretrain_config: PretrainConfig) -> None:
     crops = dataclasses.replace(pretrain_config.crops, degradation="mixed")
-    pairs, _ = load_val_pairs(pretrain_config.data, crops.degradation, 32)
+    pairs = ValPairs(pretrain_config.data, crops.degradation, 32)
     assert len(pairs) == 8
     assert {pair.name.split("_", 1)[1] for pair, *_ in pairs} == {"opencv_cubic", "matlab_bicubic"}
 
@@ -305,7 +305,7 @@ def test_another_run_in_the_folder_is_refused(
         check_run(dataclasses.replace(pretrain_config, out=str(tmp_path / "other")))
     for content in ("{", "[]", "3", '{"model_type": "bert"}'):
         (tmp_path / "other" / "config.json").write_text(content)
-        with pytest.raises(InputError, match="other holds a config.json that is no run's; wanted a new or a run's"):
+        with pytest.raises(InputError, match=r"other holds a config\.json that is no run"):
             check_run(dataclasses.replace(pretrain_config, out=str(tmp_path / "other")))
 
 
