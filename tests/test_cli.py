@@ -1,5 +1,7 @@
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from srgan_ray.cli import main
 from srgan_ray.data import images, sources
 from srgan_ray.data.manifest import Request
 from srgan_ray.data.storage import Folder
+from srgan_ray.on_ray import ingest, session
 
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess:
@@ -109,6 +112,22 @@ def test_what_another_prepare_finishes_meanwhile_is_not_made_again(
     monkeypatch.setattr(sources, "list_photographs", list_slowly)
     main(["prepare", str(photographs), "--out", str(tmp_path), "--min-side-px", "48"])
     assert "nothing to do" in capsys.readouterr().err
+
+
+def test_overwrite_mends_a_set_that_nothing_else_mends(
+    capsys, photographs: Path, shards: Path, tmp_path: Path, monkeypatch
+) -> None:
+    begun = []
+    monkeypatch.setattr(session, "ray_session", contextlib.nullcontext)
+    monkeypatch.setattr(ingest, "prepare", lambda photographs, request, folder: begun.append(folder) or {})
+    set_ = shutil.copytree(shards, tmp_path / "set")
+    (set_ / "train" / "00000.parquet").unlink()
+    command = f"prepare {photographs} --out {set_} --val-fraction 0.5 --min-side-px 48".split()
+    main(command)
+    assert "nothing to do" in capsys.readouterr().err
+    assert not begun
+    main([*command, "--overwrite"])
+    assert len(begun) == 1
 
 
 def test_a_finished_set_is_neither_locked_nor_written_to(capsys, photographs: Path, shards: Path) -> None:

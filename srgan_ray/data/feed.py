@@ -16,6 +16,7 @@ import torch
 from srgan_ray.data import images
 from srgan_ray.data.crops import MIXED, CropConfig, Stream, Window, cut, draw, draw_crop, reach, steps_of_crops
 from srgan_ray.data.degrade import SCALE
+from srgan_ray.data.manifest import PREPARE_AGAIN
 from srgan_ray.data.shard_set import Row, ShardSet
 from srgan_ray.errors import InputError
 
@@ -200,7 +201,7 @@ def decode_row(row: Row) -> Decoded:
         hr = images.decode_stored(row.hr)[: row.height, : row.width]
         return Decoded(row.id, hr, {name: images.decode_stored(lr) for name, lr in row.lr.items()})
     except images.UnreadableImage as error:
-        raise InputError(f"--data: the photograph {row.id} of the shards is damaged: run prepare again") from error
+        raise InputError(f"--data: the photograph {row.id} of the shards is damaged: {PREPARE_AGAIN}") from error
 
 
 def stack(crops: Sequence[np.ndarray]) -> torch.Tensor:

@@ -18,6 +18,7 @@ from srgan_ray.data.storage import ASIDE, LOCK, Folder
 from srgan_ray.errors import InputError
 
 SCHEMA_VERSION = 2
+PREPARE_AGAIN = "prepare again with --overwrite"  # what mends a set that is damaged
 FILE_NAME = "manifest.json"
 REJECTED, REPORT, PARTS = "rejected.jsonl", "report.html", "parts"
 UNFINISHED = {"train", "val", PARTS, REJECTED, REPORT, LOCK}  # what a `prepare` that was killed may leave
@@ -68,7 +69,7 @@ class PrepareConfig:
     out: str
     """Folder (path or URI) for the shard set; asked for again with the same settings, a finished one is kept."""
     overwrite: bool = False
-    """Replace a finished shard set that was made with other settings."""
+    """Make the shard set anew in place of a finished one, whether that has other settings, the same, or is damaged."""
     cache: str = "~/.cache/srgan_ray"
     """Folder that keeps the archive of `stanford-dogs`; every node must reach it."""
     mirror: str = ""
@@ -141,7 +142,9 @@ def read_manifest(location: str | Path) -> Manifest:
         fields: dict[str, Any] = json.loads(folder.read(FILE_NAME))
         version = fields["schema_version"]
         if version != SCHEMA_VERSION:
-            raise InputError(f"{path} has schema version {version}; this version reads {SCHEMA_VERSION}: prepare again")
+            raise InputError(
+                f"{path} has schema version {version}; this version reads {SCHEMA_VERSION}: {PREPARE_AGAIN}"
+            )
         request = {**fields.pop("request")}
         request["degradations"] = tuple(request["degradations"])
         shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
@@ -149,16 +152,17 @@ def read_manifest(location: str | Path) -> Manifest:
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is damaged ({error}); run `srgan-ray prepare` again") from error
+        raise InputError(f"{path} is damaged ({error}): {PREPARE_AGAIN}") from error
 
 
 def find_finished(config: PrepareConfig) -> Manifest | None:
-    """The manifest of the set that a finished `prepare` with these settings left in --out; None where there is none.
+    """The manifest of the set that a finished `prepare` with these settings left in --out; None where there is none, or
+    where it is to be overwritten.
 
-    Raises InputError where the folder holds another set (unless told to overwrite it), or files of something else.
+    Raises InputError where the folder holds another set, a damaged one, or files of something else.
     """
     folder = Folder(config.out)
-    if not folder.has(FILE_NAME):
+    if config.overwrite or not folder.has(FILE_NAME):
         _check_free(folder)
         return None
     manifest = read_manifest(config.out)
@@ -167,12 +171,12 @@ def find_finished(config: PrepareConfig) -> Manifest | None:
         for field in dataclasses.fields(Request)
         if (found := getattr(manifest.request, field.name)) != (wanted := getattr(config.request, field.name))
     ]
-    if differing and not config.overwrite:
+    if differing:
         raise InputError(
             f"--out {folder} holds a shard set with {'; '.join(differing)}; "
             "wanted the same, another --out, or --overwrite"
         )
-    return None if differing else manifest
+    return manifest
 
 
 def delete_parts(folder: Folder) -> None:
@@ -192,7 +196,9 @@ def _parts(folder: Folder) -> list[str]:
 def _check_free(folder: Folder) -> None:
     names = [name.removesuffix(ASIDE) for name in folder.names()]
     if strange := [name for name in names if name.split("/")[0] not in UNFINISHED | {FILE_NAME}]:
-        raise InputError(f"--out {folder} holds {strange[0]} and no shards; wanted a new or an empty folder")
+        raise InputError(
+            f"--out {folder} holds {strange[0]}, which is of no shard set; wanted a new or an empty folder"
+        )
 
 
 def versions() -> dict[str, str]:

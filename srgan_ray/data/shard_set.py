@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from srgan_ray.data.manifest import read_manifest
+from srgan_ray.data.manifest import PREPARE_AGAIN, read_manifest
 from srgan_ray.data.storage import Folder, is_uri
 from srgan_ray.errors import InputError
 
@@ -44,7 +44,7 @@ class ShardSet:
         self._folder = Folder(location)
         there = set(self._folder.names())
         if missing := [shard.path for shard in self.shards if shard.path not in there]:
-            raise InputError(f"--data {location} lacks {missing[0]}, which its manifest names: run prepare again")
+            raise InputError(f"--data {location} lacks {missing[0]}, which its manifest names: {PREPARE_AGAIN}")
         self.degradations = self.manifest.request.degradations if degradations is None else degradations
         self._ends = list(accumulate(shard.num_rows for shard in self.shards))
 
@@ -74,7 +74,7 @@ class ShardSet:
                 values = _read_rows(file, np.array(indices) - first, columns)
             except (pa.ArrowException, OSError) as error:
                 place = f"{self._folder}/{path}"
-                raise InputError(f"--data: {place} is damaged ({str(error)[:100]}): run prepare again") from error
+                raise InputError(f"--data: {place} is damaged ({str(error)[:100]}): {PREPARE_AGAIN}") from error
         return [(index, self._row(fields)) for index, fields in zip(indices, values)]
 
     def _open(self, path: str) -> Any:

@@ -110,16 +110,20 @@ def _make_key(photographs: list[Photograph], request: Request) -> str:
 
 
 def _keep_only(folder: Folder, key: str) -> set[str]:
-    """Delete what another request, or the source as it was before, left in the folder; return the names of the rest.
+    """Delete what another request, or the source as it was before, left in the folder, and the whole of a finished set;
+    return the names of the rest.
 
-    The manifest goes first. A mark says whose the shards are.
+    A mark says whose the shards are. Marks go first, so that no kill leaves a finished set's shards to go on from, and
+    then the manifest.
     """
     names = folder.names()
     mark = f"{PARTS}/{key}/mark"
-    rooms = (f"{PARTS}/{key}/", "train/", "val/") if mark in names else ()
+    goes_on = mark in names and FILE_NAME not in names
+    rooms = (f"{PARTS}/{key}/", "train/", "val/") if goes_on else ()
     mine = {name for name in names if name.startswith(rooms) and not name.endswith(ASIDE)}
-    folder.delete(sorted(set(names) - mine - {LOCK}, key=lambda name: name != FILE_NAME))
-    if mark not in names:
+    theirs = set(names) - mine - {LOCK}
+    folder.delete(sorted(theirs, key=lambda name: (not name.endswith("/mark"), name != FILE_NAME)))
+    if not goes_on:
         folder.write(mark, b"")
     return mine
 

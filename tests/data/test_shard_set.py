@@ -95,6 +95,6 @@ def test_threads_may_read_at_the_same_time(location: str) -> None:
 def test_a_set_that_lost_a_shard_is_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "set")
     (tmp_path / "set" / "train" / "00001.parquet").unlink()
-    with pytest.raises(InputError, match=r"lacks train/00001\.parquet.*prepare again"):
+    with pytest.raises(InputError, match=r"lacks train/00001\.parquet.*: prepare again with --overwrite"):
         ShardSet(tmp_path / "set", "train")
     assert len(ShardSet(tmp_path / "set", "val")) == 1

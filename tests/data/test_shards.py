@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -213,7 +214,7 @@ def test_a_shard_set_is_valid_only_with_its_manifest(shards: Path, tmp_path: Pat
 
 def test_a_set_that_lost_a_shard_is_refused(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text((shards / "manifest.json").read_text())
-    with pytest.raises(InputError, match=r"train/00000\.parquet"):
+    with pytest.raises(InputError, match=r"lacks train/00000\.parquet.*: prepare again with --overwrite"):
         ShardSet(tmp_path, "train")
 
 
@@ -224,13 +225,34 @@ def test_a_finished_set_is_found_again_and_another_is_refused(shards: Path, tmp_
     other = Request(request.source, seed=7, val_fraction=0.5, min_side_px=48)
     with pytest.raises(InputError, match=r"seed = 0, now 7.*--overwrite"):
         find_finished(PrepareConfig(other, str(shards)))
-    assert find_finished(PrepareConfig(other, str(shards), overwrite=True)) is None
+    for wanted in (other, request):
+        assert find_finished(PrepareConfig(wanted, str(shards), overwrite=True)) is None
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "00000.parquet.writing").write_bytes(b"left by a prepare that was killed")
     assert find_finished(PrepareConfig(request, str(tmp_path))) is None
     (tmp_path / "diary.txt").write_text("mine")
     with pytest.raises(InputError, match=r"diary\.txt"):
         find_finished(PrepareConfig(request, str(tmp_path)))
+
+
+@pytest.mark.parametrize("content", [b'{"schema_version": 1}', b"damaged"])
+def test_a_manifest_that_cannot_be_read_is_overwritten_where_that_is_asked(
+    content: bytes, photographs: Path, tmp_path: Path
+) -> None:
+    config = PrepareConfig(Request(str(photographs)), str(tmp_path))
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(InputError, match="prepare again with --overwrite"):
+        find_finished(config)
+    assert find_finished(dataclasses.replace(config, overwrite=True)) is None
+
+
+def test_files_of_something_else_are_never_overwritten(shards: Path, photographs: Path, tmp_path: Path) -> None:
+    """Not beside a manifest.json either, which may be of something else too."""
+    (tmp_path / "diary.txt").write_text("mine")
+    for manifest in ("{}", (shards / "manifest.json").read_text()):
+        (tmp_path / "manifest.json").write_text(manifest)
+        with pytest.raises(InputError, match=r"diary\.txt, which is of no shard set"):
+            find_finished(PrepareConfig(Request(str(photographs)), str(tmp_path), overwrite=True))
 
 
 def test_the_data_hash_tells_photographs_and_settings_but_not_places(photographs: Path, tmp_path: Path) -> None:

@@ -151,6 +151,33 @@ def test_what_another_request_left_is_deleted_but_not_the_lock(tmp_path: Path) -
             pass
 
 
+def test_a_finished_set_is_made_anew_and_a_kill_on_the_way_keeps_none_of_it(
+    prepared: Path, faulty: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Also where the set was killed between its manifest and the end of its parts, which would be gone on from."""
+    from srgan_ray.on_ray import ingest
+
+    request, folder = Request(str(faulty), min_side_px=48, val_fraction=0.1), Folder(tmp_path / "set")
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "delete_parts", lambda *_: None)
+        prepare(request, folder.location)
+    folder.write("train/00000.parquet", folder.read("val/00000.parquet"))
+    delete = Folder.delete
+
+    def stop(folder: Folder, names: list[str]) -> None:
+        names = list(names)
+        delete(folder, names[: names.index("manifest.json") + 1])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "delete", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(request, folder.location)
+    assert not folder.has("manifest.json")
+    prepare(request, folder.location)
+    assert files_of(tmp_path / "set") == files_of(prepared)
+
+
 def test_another_request_begins_anew(faulty: Path, ray_cluster: None, tmp_path: Path, monkeypatch) -> None:
     from srgan_ray.on_ray import ingest
 

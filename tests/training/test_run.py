@@ -396,7 +396,7 @@ def test_a_damaged_shard_is_said_in_words(shards: Path, pretrain_config: Pretrai
         copy = shutil.copytree(shards, tmp_path / name)
         for shard in (copy / "train").iterdir():
             shard.write_bytes(content(shard.read_bytes()))
-        with pytest.raises(InputError, match=r"--data: .* is damaged.*: run prepare again"):
+        with pytest.raises(InputError, match=r"--data: .* is damaged.*: prepare again with --overwrite"):
             plain.fit(dataclasses.replace(pretrain_config, data=str(copy), out=str(tmp_path / f"run_{name}")))
 
 
