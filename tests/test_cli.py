@@ -44,7 +44,7 @@ def fails_in_one_line(capsys, *arguments: str) -> str:
         ("prepare samples --out x --limit -1", "--limit -1; wanted 0 or more"),
         ("prepare samples --out x --degradations area", "wanted one or more of opencv_cubic"),
         ("prepare samples --out x --degradations matlab_bicubic matlab_bicubic", "wanted each of them once"),
-        ("prepare samples --out x --min-side-px 7", "--min-side-px 7; wanted 8 or more"),
+        ("prepare samples --out x --min-side-px 15", "--min-side-px 15; wanted 16 or more"),
         ("prepare samples --out x --bogus 1", "--bogus"),
         ("prepare stanford-dogs --out x --cache y --mirror ftp://z", "--mirror ftp://z; wanted"),
         ("prepare samples --out {shards}/manifest.json", "manifest.json"),

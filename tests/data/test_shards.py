@@ -10,7 +10,7 @@ from fakes import make_shards, photograph
 from srgan_ray.data import images
 from srgan_ray.data.degrade import DEGRADATIONS
 from srgan_ray.data.forensics import Finding
-from srgan_ray.data.manifest import PrepareConfig, Request, find_finished, read_manifest, split_ids
+from srgan_ray.data.manifest import LEAST_SIDE_PX, PrepareConfig, Request, find_finished, read_manifest, split_ids
 from srgan_ray.data.shard_set import ShardSet
 from srgan_ray.data.shards import examine, plan_shards, read_findings, write_part
 from srgan_ray.data.sources import list_photographs
@@ -69,8 +69,8 @@ def test_an_orientation_that_turns_nothing_is_upright(orientation: int, tmp_path
 
 
 def test_the_smallest_photograph_that_may_be_asked_for_is_measured(tmp_path: Path) -> None:
-    Image.fromarray(photograph(0, 8, 40)).save(tmp_path / "a.png")
-    finding, row = examine_all(tmp_path, 8)["a.png"]
+    Image.fromarray(photograph(0, LEAST_SIDE_PX, 40)).save(tmp_path / "a.png")
+    finding, row = examine_all(tmp_path, LEAST_SIDE_PX)["a.png"]
     assert row
     assert np.isfinite([finding.detail, finding.blockiness]).all()
 
@@ -209,6 +209,16 @@ def test_a_shard_set_is_valid_only_with_its_manifest(shards: Path, tmp_path: Pat
     newer = {**json.loads((shards / "manifest.json").read_text()), "schema_version": 99}
     (tmp_path / "manifest.json").write_text(json.dumps(newer))
     with pytest.raises(InputError, match="99"):
+        ShardSet(tmp_path, "train")
+
+
+def test_a_set_with_a_setting_that_is_no_longer_taken_is_refused_in_words(shards: Path, tmp_path: Path) -> None:
+    sealed = json.loads((shards / "manifest.json").read_text())
+    sealed["request"]["min_side_px"] = 8
+    (tmp_path / "manifest.json").write_text(json.dumps(sealed))
+    with pytest.raises(
+        InputError, match=r"manifest\.json is of a shard set with --min-side-px 8; wanted.*--overwrite$"
+    ):
         ShardSet(tmp_path, "train")
 
 
