@@ -168,6 +168,11 @@ def crop_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
     return image[: height - height % multiple, : width - width % multiple]
 
 
+def is_one_colour(image: np.ndarray) -> bool:
+    """Whether all pixels are alike: any interpolation restores them exactly, for an infinite PSNR in every mean."""
+    return bool((image == image[0, 0]).all())
+
+
 def to_float(images: np.ndarray) -> np.ndarray:
     """`uint8` or `uint16` (…, H, W, 3), over their whole range, to `float32` (…, 3, H, W) in [0, 1]."""
     most = np.float32(np.iinfo(images.dtype).max)

@@ -131,6 +131,10 @@ def load_pairs(hr_folder: str, lr_folder: str, degradation: str) -> list[Pair]:
         hr = images.crop_to_multiple(_read("--hr", path), SCALE)
         if min(hr.shape[:2]) < MIN_SIDE_PX:
             raise InputError(f"--hr {path}: {hr.shape[1]}x{hr.shape[0]} pixels; wanted {MIN_SIDE_PX} or more each side")
+        if images.is_one_colour(hr[BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX]):
+            raise InputError(
+                f"--hr {path}: one colour inside the border of {BORDER_PX} px; wanted something to restore"
+            )
         lr = _read("--lr", Path(lr_folder) / path.name) if lr_folder else DEGRADATIONS[degradation](hr)
         if (SCALE * lr.shape[0], SCALE * lr.shape[1]) != hr.shape[:2]:
             raise InputError(

@@ -94,13 +94,14 @@ def test_bad_files_are_told_apart(tmp_path: Path) -> None:
     Image.fromarray(photograph(1)).save(tmp_path / "good.png")
     flat = np.full((120, 152, 3), (10, 20, 30), np.uint8)
     Image.fromarray(flat).save(tmp_path / "flat.png")
+    Image.fromarray(np.pad(flat, ((4, 4), (4, 4), (0, 0)))).save(tmp_path / "framed.png")
     flat[60, 60] += 1
     Image.fromarray(flat).save(tmp_path / "speck.png")
     reasons = {name: finding.reason for name, (finding, _) in examine_all(tmp_path, 96).items()}
     expected = {
         "small.png": "too small: 200x88", "text.jpg": "not an image", "empty.jpg": "not an image",
         "picture.gif": "a GIF image", "truncated.jpg": "truncated", "good.png": "",
-        "flat.png": "one colour: ", "speck.png": "",
+        "flat.png": "one colour: ", "framed.png": "one colour: ", "speck.png": "",
     }  # fmt: skip
     assert {name: text in reasons[name] for name, text in expected.items()} == dict.fromkeys(expected, True)
     assert not reasons["good.png"] + reasons["speck.png"]

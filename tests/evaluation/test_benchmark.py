@@ -166,6 +166,14 @@ def test_a_generator_that_is_not_finite_is_named(hr_folder: Path, tmp_path: Path
         evaluate(EvaluateConfig(str(hr_folder), generator=str(tmp_path / "g.safetensors")))
 
 
+def test_an_image_of_one_colour_is_named(hr_folder: Path, generator_file: str) -> None:
+    """Also where it has a frame as wide as the border that is not measured."""
+    framed = np.pad(np.full((40, 40, 3), 100, np.uint8), ((4, 4), (4, 4), (0, 0)))
+    (hr_folder / "3.png").write_bytes(images.encode(framed, "png"))
+    with pytest.raises(InputError, match=r"--hr .*3\.png: one colour inside the border of 4 px; wanted"):
+        evaluate(EvaluateConfig(str(hr_folder), generator=generator_file))
+
+
 def test_bad_files(hr_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "lr").mkdir()
     for number in range(2):
