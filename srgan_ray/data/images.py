@@ -55,8 +55,9 @@ class Traits(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether any decoder gives the same pixels as `decode`: 8-bit RGB or grey JPEG or PNG, stored upright."""
-        plain = self.format in ("JPEG", "PNG") and self.mode in ("RGB", "L")
+        """Whether any decoder gives the same pixels as `decode`: 8-bit RGB or grey JPEG or PNG, stored upright. Of an
+        animated PNG some decoders take the first frame of the animation, others an image that it need not show."""
+        plain = (self.format == "JPEG" or (self.format == "PNG" and self.num_frames == 1)) and self.mode in ("RGB", "L")
         return plain and not self.has_transparency and self.orientation == UPRIGHT
 
 

@@ -64,6 +64,17 @@ def test_what_shards_store_decodes_to_the_same_pixels(kind: str) -> None:
     np.testing.assert_array_equal(images.decode_stored(STORED[kind]), images.decode(STORED[kind]))
 
 
+@pytest.mark.parametrize("hidden", [True, False])
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_two_decoders_take_from_an_animated_png_is_not_stored(number: int, hidden: bool) -> None:
+    """Its default image is the first frame, or is hidden before them."""
+    default, *frames = [Image.fromarray(photograph(seed)) for seed in range(number + 1)]
+    animated = encoded(default, save_all=True, append_images=frames, default_image=hidden)
+    assert b"acTL" in animated
+    assert not images.read_traits(animated).is_plain
+    np.testing.assert_array_equal(images.decode(animated), photograph(0))
+
+
 @pytest.mark.parametrize("kind", STORED)
 def test_damage_in_what_shards_store_is_told(kind: str) -> None:
     for damaged in (b"", STORED[kind][:20], STORED[kind][: len(STORED[kind]) // 2]):
