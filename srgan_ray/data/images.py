@@ -20,6 +20,7 @@ SAVE_OPTIONS: dict[str, dict[str, int]] = {
 MAX_DECODED_PIXELS = 100_000_000
 WEBP_MAX_SIDE_PX = 16383
 EXIF_ORIENTATION = 0x0112
+BITS_PER_SAMPLE = 258  # a tag of TIFF
 UPRIGHT, TURNED = 1, range(2, 9)  # EXIF orientations; 0, which is common, and others that are none turn nothing
 
 
@@ -28,7 +29,7 @@ class UnreadableImage(ValueError):
 
 
 class UnsupportedFormat(UnreadableImage):
-    """The bytes are an image of a format outside READABLE_FORMATS."""
+    """The bytes are an image of a format outside READABLE_FORMATS, or of a depth that is not read."""
 
 
 class TooManyPixels(UnreadableImage):
@@ -92,11 +93,23 @@ def decode(encoded: bytes) -> np.ndarray:
     TooManyPixels.
     """
     image = open_image(encoded)
+    check_depth(image)
     try:
         ImageOps.exif_transpose(image, in_place=True)
         return np.asarray(_to_rgb(image))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, …
         raise UnreadableImage(f"damaged {image.format} image: {error}") from error
+
+
+def check_depth(image: Image.Image) -> None:
+    """Raise UnsupportedFormat for floating point, 32 bit and signed numbers, of which no level is known to be white,
+    and for 12 bit, which Pillow gives as if they were 16.
+    """
+    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, ())
+    if image.mode in ("F", "I") or 12 in bits:
+        raise UnsupportedFormat(
+            f"a {image.format} image with pixels of 12 or 32 bit, or with a sign; wanted 8 or 16 bit, unsigned"
+        )
 
 
 def decode_stored(encoded: bytes) -> np.ndarray:

@@ -19,6 +19,7 @@ from srgan_ray.data.images import (
     WEBP_MAX_SIDE_PX,
     UnreadableImage,
     UnsupportedFormat,
+    check_depth,
     open_image,
 )
 from srgan_ray.serving.deep import decode_deep, is_deep
@@ -59,9 +60,8 @@ def decode_picture(encoded: bytes) -> Picture:
         has_16_bits = is_deep(image)
         if has_16_bits:
             pixels = decode_deep(encoded, image)
-        elif image.mode.startswith(("I", "F")):
-            raise UnsupportedFormat(f"a {image.format} image with pixels of 12 or 32 bit; wanted 8 or 16 bit")
         else:
+            check_depth(image)
             pixels = np.atleast_3d(np.asarray(_to_plain_mode(image, profile)))
         exif, orientation = read_exif(image)
         dpi = read_dpi(image, exif)

@@ -1,8 +1,10 @@
 import io
+import struct
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from fakes import photograph
@@ -87,6 +89,22 @@ def test_16_bit_grey_is_scaled_not_clipped() -> None:
     assert (images.decode(encoded(Image.fromarray(grey))) == 128).all()
     dark = np.full((8, 8), 200, np.uint16)  # below 256: told by type, not by value
     assert (images.decode(encoded(Image.fromarray(dark))) == 1).all()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32, np.uint32, np.int16, "12 bit"])
+def test_depths_without_a_known_white_are_refused(kind: type | str) -> None:
+    levels = np.arange(64).reshape(8, 8)
+    if kind == "12 bit":
+        tiff = encoded(Image.fromarray(levels.astype(np.uint16)), "TIFF")
+        sixteen, twelve = (struct.pack("<HHIHH", images.BITS_PER_SAMPLE, 3, 1, bits, 0) for bits in (16, 12))
+        assert sixteen in tiff
+        tiff = tiff.replace(sixteen, twelve)
+    else:
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, levels.astype(kind))
+        tiff = buffer.getvalue()
+    with pytest.raises(images.UnsupportedFormat, match="a TIFF image with pixels of 12 or 32 bit, or with a sign"):
+        images.decode(tiff)
 
 
 def test_transparency_is_laid_over_white() -> None:

@@ -91,6 +91,7 @@ def test_bad_files_are_told_apart(tmp_path: Path) -> None:
     Image.fromarray(photograph(0)).save(tmp_path / "picture.gif")
     whole = images.encode(photograph(1), "jpeg")
     (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(photograph(1)[..., 0] / np.float32(255)).save(tmp_path / "float.tif")
     Image.fromarray(photograph(1)).save(tmp_path / "good.png")
     flat = np.full((120, 152, 3), (10, 20, 30), np.uint8)
     Image.fromarray(flat).save(tmp_path / "flat.png")
@@ -101,6 +102,7 @@ def test_bad_files_are_told_apart(tmp_path: Path) -> None:
     expected = {
         "small.png": "too small: 200x88", "text.jpg": "not an image", "empty.jpg": "not an image",
         "picture.gif": "a GIF image", "truncated.jpg": "truncated", "good.png": "",
+        "float.tif": "a TIFF image with pixels of 12 or 32 bit",
         "flat.png": "one colour: ", "framed.png": "one colour: ", "speck.png": "",
     }  # fmt: skip
     assert {name: text in reasons[name] for name, text in expected.items()} == dict.fromkeys(expected, True)
