@@ -89,7 +89,8 @@ def read_header(encoded: bytes) -> Header:
 def decode(encoded: bytes) -> np.ndarray:
     """Encoded image bytes to `uint8` RGB (H, W, 3), upright (EXIF orientation applied).
 
-    16-bit grey is scaled to 8 bit, transparency is laid over white. Raises UnreadableImage, UnsupportedFormat, or
+    16-bit grey is scaled to 8 bit, transparency is laid over white; but the one transparent colour (tRNS) of a PNG with
+    16-bit colour, which Pillow has cut to 8 bit, may be missed. Raises UnreadableImage, UnsupportedFormat, or
     TooManyPixels.
     """
     image = open_image(encoded)
@@ -212,6 +213,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image  # what most are; `convert` would copy it
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips instead of scaling
         grey = np.asarray(image).astype(np.float64)
+        if image.has_transparency_data:  # the one level that is transparent
+            grey[grey == image.info["transparency"]] = 65535
         return Image.fromarray(np.floor(np.clip(grey, 0, 65535) / 257 + 0.5).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         layers = image.convert("RGBA")

@@ -110,6 +110,11 @@ def test_depths_without_a_known_white_are_refused(kind: type | str) -> None:
 def test_transparency_is_laid_over_white() -> None:
     clear = np.zeros((8, 8, 4), np.uint8)
     assert (images.decode(encoded(Image.fromarray(clear))) == 255).all()
+    grey = np.full((8, 8), 200, np.uint16)
+    grey[:4] = 32896
+    decoded = images.decode(encoded(Image.fromarray(grey), transparency=32896))
+    assert (decoded[:4] == 255).all()
+    assert (decoded[4:] == 1).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK"])
