@@ -195,7 +195,8 @@ def check_feed(folder: str | Path, config: CropConfig, num_workers: int) -> None
 def decode_row(row: Row) -> Decoded:
     """A row of a shard set with its images decoded, HR cut to the size that LR was made from.
 
-    Raises InputError for a damaged one.
+    Raises InputError for an image that does not decode: one that was cut off, or whose head is damaged. Changed bytes
+    in the middle of a JPEG decode to other pixels; the checksums of the shard tell these, when it is read.
     """
     try:
         hr = images.decode_stored(row.hr)[: row.height, : row.width]

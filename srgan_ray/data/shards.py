@@ -228,9 +228,14 @@ def _examine_read(
 
 def _to_parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    # The images are compressed already.
     pq.write_table(
-        table, buffer, row_group_size=ROWS_PER_GROUP, compression="none", use_dictionary=False, write_statistics=False
+        table,
+        buffer,
+        row_group_size=ROWS_PER_GROUP,
+        compression="none",  # the images are compressed already
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
     )
     return buffer.getvalue()
 

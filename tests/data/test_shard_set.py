@@ -92,6 +92,22 @@ def test_threads_may_read_at_the_same_time(location: str) -> None:
     assert found == list(expected.values()) * 2
 
 
+def test_one_changed_byte_in_the_middle_of_an_image_is_told(folder: Path, location: str) -> None:
+    name = ShardSet(folder, "train").shards[0].path
+    whole = Folder(folder).read(name)
+    hr = ShardSet(folder, "train")[5].hr
+    middle = whole.index(hr) + len(hr) // 2
+    damaged = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    Folder(location).write(name, damaged)
+    try:
+        rows = ShardSet(location, "train")
+        assert len(rows.read([0, 3, 8])) == 3  # of other row groups
+        with pytest.raises(InputError, match=r"00000\.parquet is damaged .*: prepare again with --overwrite"):
+            rows.read([6])
+    finally:
+        Folder(location).write(name, whole)
+
+
 def test_a_set_that_lost_a_shard_is_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "set")
     (tmp_path / "set" / "train" / "00001.parquet").unlink()
