@@ -24,7 +24,8 @@ from srgan_ray.serving.protocol import ServeConfig
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "cluster" / "requirements.lock"
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 KNOWN_BAD = ("pillow", "9.0.0")  # the release that audit.py asks for first
 
 audit = runpy.run_path(str(ROOT / "cluster" / "audit.py"))["audit"]
@@ -72,6 +73,17 @@ def assert_locked(needed: Requirement) -> None:
     assert locked, f"{needed.name} is not in the lock: make lock"
     (version,) = [pin.version for pin in locked.specifier]
     assert needed.specifier.contains(version, prereleases=True), f"{locked} in the lock, not {needed}: make lock"
+
+
+# The package
+
+
+def test_the_package_has_every_file_of_its_folder() -> None:
+    globs = PYPROJECT["tool"]["setuptools"]["package-data"]["srgan_ray"]
+    folder = ROOT / "srgan_ray"
+    packed = {path for glob in ("**/*.py", *globs) for path in folder.glob(glob)}
+    there = {path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert there == packed
 
 
 # The image
