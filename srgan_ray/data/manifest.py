@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import json
 import platform
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,11 @@ SCHEMA_VERSION = 2
 PREPARE_AGAIN = "prepare again with --overwrite"  # what mends a set that is damaged
 FILE_NAME = "manifest.json"
 REJECTED, REPORT, PARTS = "rejected.jsonl", "report.html", "parts"
-UNFINISHED = {"train", "val", PARTS, REJECTED, REPORT, LOCK}  # what a `prepare` that was killed may leave
+# What `prepare` writes, of which one that was killed may leave any; folders of other things have a train and a val too.
+OWN_NAMES = re.compile(
+    rf"(train|val)/\d{{5,}}\.parquet|{PARTS}/\w+/(mark|\d{{6,}}\.parquet)"
+    rf"|{'|'.join(map(re.escape, (REJECTED, REPORT, LOCK, FILE_NAME)))}"
+)
 LEAST_SIDE_PX = 16  # the sliced Wasserstein distance and VGG need it, PSNR more than twice its border of 4
 SPLIT_RULE = (
     "val where the first 32 bits of sha256('seed:id'), as a fraction, are below val_fraction; photographs that look "
@@ -201,7 +206,7 @@ def _parts(folder: Folder) -> list[str]:
 
 def _check_free(folder: Folder) -> None:
     names = [name.removesuffix(ASIDE) for name in folder.names()]
-    if strange := [name for name in names if name.split("/")[0] not in UNFINISHED | {FILE_NAME}]:
+    if strange := [name for name in names if not OWN_NAMES.fullmatch(name)]:
         raise InputError(
             f"--out {folder} holds {strange[0]}, which is of no shard set; wanted a new or an empty folder"
         )

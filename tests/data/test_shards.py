@@ -268,6 +268,15 @@ def test_files_of_something_else_are_never_overwritten(shards: Path, photographs
             find_finished(PrepareConfig(Request(str(photographs)), str(tmp_path), overwrite=True))
 
 
+@pytest.mark.parametrize("name", ["train/rex.jpg", "val/0000.parquet", "parts/list.txt"])
+def test_folders_that_are_called_like_a_shard_sets_are_of_something_else(
+    name: str, photographs: Path, tmp_path: Path
+) -> None:
+    Folder(tmp_path).write(name, b"mine")
+    with pytest.raises(InputError, match=f"holds {name}, which is of no shard set"):
+        find_finished(PrepareConfig(Request(str(photographs)), str(tmp_path)))
+
+
 def test_the_data_hash_tells_photographs_and_settings_but_not_places(photographs: Path, tmp_path: Path) -> None:
     def data_hash(name: str, **settings) -> str:
         return make_shards(tmp_path / name, Request(str(photographs), min_side_px=48, **settings)).data_hash
