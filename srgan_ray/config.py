@@ -5,7 +5,6 @@ A command line, `config.json` in a run, a checkpoint and a search all use the sa
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -13,9 +12,8 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from srgan_ray.data.crops import CropConfig
-from srgan_ray.data.degrade import SCALE
 from srgan_ray.errors import InputError
-from srgan_ray.models.discriminator import SMALLEST_MAP, DiscriminatorConfig
+from srgan_ray.models.discriminator import DiscriminatorConfig
 from srgan_ray.models.generator import GeneratorConfig
 from srgan_ray.models.perceptual import CACHED, MIN_SIDE_PX, NUM_BLOCKS
 from srgan_ray.models.precision import check_precision
@@ -67,10 +65,6 @@ class PretrainConfig(RunConfig):
 
     generator: GeneratorConfig = GeneratorConfig()
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_batchnorm(self, self.crops.crop_px // SCALE)
-
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(RunConfig):
@@ -116,7 +110,6 @@ class TrainConfig(RunConfig):
             raise InputError(f"--content-blocks {self.content_blocks}; wanted 1 to {NUM_BLOCKS}")
         if self.crops.crop_px < MIN_SIDE_PX:
             raise InputError(f"--crop-px {self.crops.crop_px}; wanted {MIN_SIDE_PX} or more, for VGG's four poolings")
-        _check_batchnorm(self, math.ceil(self.crops.crop_px / SMALLEST_MAP))
         weights = ("content_weight", "adversarial_weight", "pixel_weight", "pattern_weight", "colour_weight")
         for name in weights:
             if not getattr(self, name) >= 0:
@@ -128,16 +121,6 @@ class TrainConfig(RunConfig):
                 f"--fidelity-generator {self.fidelity_generator} --pixel-weight 0.0; wanted a weight above 0, which is "
                 "that of the blend's pixel loss too"
             )
-
-
-def _check_batchnorm(config: RunConfig, side: int) -> None:
-    """Raise InputError where a worker's batch has a single value in each channel of the smallest map, of that side."""
-    crops = config.crops
-    if crops.batch_size // config.num_workers * side**2 == 1:
-        raise InputError(
-            f"--batch-size {crops.batch_size} --crop-px {crops.crop_px} --num-workers {config.num_workers}; "
-            "wanted more or larger crops for each worker: BatchNorm would see a single value"
-        )
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

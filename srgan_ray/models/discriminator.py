@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from srgan_ray.errors import InputError
 from srgan_ray.models.layers import ConvLeakyReLU
 
-SMALLEST_MAP = 16  # times smaller than the crop is the last feature map
-
 
 @dataclasses.dataclass(frozen=True)
 class DiscriminatorConfig:

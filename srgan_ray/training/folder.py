@@ -36,6 +36,7 @@ FREE_TO_CHANGE = {
     "loop.steps",
     "loop.evaluate_every",
     "loop.checkpoint_every",
+    "loop.max_val_photographs",
 }
 
 
@@ -58,9 +59,9 @@ class RunFolder:
                 raise InputError(f"--out {self._folder} is not empty and holds no run; wanted a new or a run's folder")
             return
         now = {"config": to_dict(config), "data_hash": data_hash}
-        check_same(f"--out {self._folder} holds a run", self._recorded(), now, FREE_TO_CHANGE)
+        check_same(f"--out {self._folder} holds a run", json.loads(self._folder.read(CONFIG)), now, FREE_TO_CHANGE)
         reached, steps = last_step(self._checkpoints), config.loop.steps
-        if steps < reached or (steps == reached and steps not in [row["step"] for row in self.metrics()]):
+        if steps <= reached and steps not in [row["step"] for row in self.metrics()]:
             raise InputError(f"--steps {steps}: the run in --out {self._folder} is at step {reached}; wanted more")
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
@@ -140,16 +141,6 @@ class RunFolder:
         self._folder.delete(self._taken_over() - theirs)
         for name in sorted(theirs):
             self._folder.write(name, other._folder.read(name))
-
-    def _recorded(self) -> dict[str, Any]:
-        """What `open` wrote down. Raises InputError for what it did not write."""
-        try:
-            recorded: dict[str, Any] = json.loads(self._folder.read(CONFIG))
-            if {"config", "data_hash"} <= set(recorded):
-                return recorded
-        except (ValueError, TypeError):  # no JSON, or no object
-            pass
-        raise InputError(f"--out {self._folder} holds a {CONFIG} that is no run's; wanted a new or a run's folder")
 
     @property
     def _checkpoints(self) -> Folder:

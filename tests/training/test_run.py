@@ -303,18 +303,6 @@ def test_another_run_in_the_folder_is_refused(
     (tmp_path / "other" / "file").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
         check_run(dataclasses.replace(pretrain_config, out=str(tmp_path / "other")))
-    for content in ("{", "[]", "3", '{"model_type": "bert"}'):
-        (tmp_path / "other" / "config.json").write_text(content)
-        with pytest.raises(InputError, match=r"other holds a config\.json that is no run"):
-            check_run(dataclasses.replace(pretrain_config, out=str(tmp_path / "other")))
-
-
-def test_validations_of_a_run_are_all_on_the_same_photographs(pretrain_config: PretrainConfig) -> None:
-    """Else the best of some would be compared with the next of others."""
-    plain.fit(steps(pretrain_config, 5))
-    loop = dataclasses.replace(pretrain_config.loop, max_val_photographs=2)
-    with pytest.raises(InputError, match=r"loop\.max_val_photographs = 32, now 2; wanted the same setting"):
-        check_run(dataclasses.replace(pretrain_config, loop=loop))
 
 
 def test_a_full_disk_is_said_in_words(pretrain_config: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,10 +373,8 @@ def test_fewer_steps_than_were_taken_are_refused(pretrain_config: PretrainConfig
     for num_steps in (3, 4):
         with pytest.raises(InputError, match=rf"--steps {num_steps}: .* is at step 4; wanted more"):
             check_run(steps(config, num_steps))
-    plain.fit(steps(config, 16))
-    check_run(steps(config, 16))
-    with pytest.raises(InputError, match=r"--steps 8: .* is at step 16; wanted more"):
-        check_run(steps(config, 8))  # though it was validated at 8
+    plain.fit(steps(config, 6))
+    check_run(steps(config, 6))
 
 
 def test_a_damaged_shard_is_said_in_words(shards: Path, pretrain_config: PretrainConfig, tmp_path: Path) -> None:
@@ -413,27 +399,11 @@ def blank_the_images(shard: bytes) -> bytes:
     [
         ({"crops": CropConfig(crop_px=12)}, "--crop-px 12; wanted 16 or more"),
         ({"content_weight": 0.0, "adversarial_weight": 0.0}, "--content-weight 0.0, and all other weights"),
-        ({"crops": CropConfig(1, 16)}, "--batch-size 1 --crop-px 16 --num-workers 1; wanted more or larger crops"),
-        ({"crops": CropConfig(4, 16), "num_workers": 4, "min_workers": 1}, "--num-workers 4; wanted more or larger"),
     ],
 )
 def test_what_cannot_train_is_refused(train_config: TrainConfig, change: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         dataclasses.replace(train_config, **change)
-
-
-def test_the_smallest_batches_that_can_train_do(pretrain_config: PretrainConfig, train_config: TrainConfig) -> None:
-    with pytest.raises(InputError, match="--batch-size 1 --crop-px 4 --num-workers 1; wanted more or larger crops"):
-        dataclasses.replace(pretrain_config, crops=CropConfig(1, 4))
-    for config, crops in (
-        (pretrain_config, CropConfig(2, 4)),
-        (pretrain_config, CropConfig(1, 8)),
-        (train_config, CropConfig(2, 16)),
-        (train_config, CropConfig(1, 20)),
-    ):
-        stage = build_stage(dataclasses.replace(config, crops=crops), single_worker())
-        batch = Feed(config.data, crops).batch(1)
-        assert stage.take_step(batch)["loss"].isfinite()
 
 
 def test_a_loss_without_weight_pulls_at_nothing_and_alarms_nobody(train_config: TrainConfig) -> None:
