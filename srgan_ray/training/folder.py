@@ -36,7 +36,6 @@ FREE_TO_CHANGE = {
     "loop.steps",
     "loop.evaluate_every",
     "loop.checkpoint_every",
-    "loop.max_val_photographs",
 }
 
 

@@ -292,6 +292,9 @@ def test_another_run_in_the_folder_is_refused(
     check_run(steps(pretrain_config, 99))
     with pytest.raises(InputError, match=r"learning_rate = 0\.001, now 0\.5"):
         check_run(dataclasses.replace(pretrain_config, learning_rate=0.5))
+    fewer = dataclasses.replace(pretrain_config.loop, max_val_photographs=2)  # whose losses do not compare
+    with pytest.raises(InputError, match=r"loop\.max_val_photographs = 32, now 2; wanted the same setting"):
+        check_run(dataclasses.replace(pretrain_config, loop=fewer))
     make_shards(tmp_path / "shards", Request(str(photographs), val_fraction=0.5, min_side_px=48, seed=1))
     with pytest.raises(
         InputError, match=r"holds a run of the data \w+; --data .*shards holds \w+: wanted the same data"
