@@ -58,7 +58,7 @@ class RunFolder:
                 raise InputError(f"--out {self._folder} is not empty and holds no run; wanted a new or a run's folder")
             return
         now = {"config": to_dict(config), "data_hash": data_hash}
-        check_same(f"--out {self._folder} holds a run", json.loads(self._folder.read(CONFIG)), now, FREE_TO_CHANGE)
+        check_same(f"--out {self._folder} holds a run", self._recorded(), now, FREE_TO_CHANGE)
         reached, steps = last_step(self._checkpoints), config.loop.steps
         if steps <= reached and steps not in [row["step"] for row in self.metrics()]:
             raise InputError(f"--steps {steps}: the run in --out {self._folder} is at step {reached}; wanted more")
@@ -83,7 +83,7 @@ class RunFolder:
 
         Raises InputError where the run was begun with files of other `stamps`.
         """
-        recorded = json.loads(self._folder.read(CONFIG)) if self._folder.has(CONFIG) else {}
+        recorded = self._recorded() if self._folder.has(CONFIG) else {}
         for name, stamp in stamps.items():
             if recorded.get(name, stamp) != stamp:
                 raise InputError(
@@ -123,7 +123,7 @@ class RunFolder:
 
     def write_report(self) -> None:
         """Write `report.html`, made of what the folder holds after a validation."""
-        origin = json.loads(self._folder.read(CONFIG))
+        origin = self._recorded()
         config, (_, card) = from_dict(origin.pop("config")), load_generator(self.generator_file)
         page = render_run_report(config, origin, card, self.metrics(), self._samples(), self._folder.read)
         self._folder.write(REPORT, page.encode())
@@ -144,6 +144,20 @@ class RunFolder:
     @property
     def _checkpoints(self) -> Folder:
         return Folder(below(self._folder.location, CHECKPOINTS))
+
+    def _recorded(self) -> dict[str, Any]:
+        """What `config.json` holds. Raises InputError where that is not a run's."""
+        try:
+            recorded = json.loads(self._folder.read(CONFIG))
+        except ValueError:
+            recorded = None
+        is_of_a_run = isinstance(recorded, dict) and isinstance(recorded.get("config"), dict)
+        if not is_of_a_run or "data_hash" not in recorded:
+            raise InputError(
+                f"--out {self._folder} holds a {CONFIG} of something else, or a damaged one; wanted a new or a run's "
+                "folder"
+            )
+        return dict(recorded)
 
     def _taken_over(self) -> set[str]:
         return {name for name in self._folder.names() if name.split("/")[0] not in (CONFIG, LOCK, RAY_FILES)}

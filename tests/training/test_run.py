@@ -308,6 +308,13 @@ def test_another_run_in_the_folder_is_refused(
         check_run(dataclasses.replace(pretrain_config, out=str(tmp_path / "other")))
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"model_type": "clip"}', '{"config": {}}', b"\xff\xfe"])
+def test_a_config_of_something_else_is_refused(pretrain_config: PretrainConfig, content: str | bytes) -> None:
+    Folder(pretrain_config.out).write("config.json", content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=r"--out .*pretrained holds a config\.json of something else.*; wanted a new"):
+        check_run(pretrain_config)
+
+
 def test_a_full_disk_is_said_in_words(pretrain_config: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
