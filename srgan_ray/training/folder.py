@@ -60,7 +60,8 @@ class RunFolder:
         now = {"config": to_dict(config), "data_hash": data_hash}
         check_same(f"--out {self._folder} holds a run", self._recorded(), now, FREE_TO_CHANGE)
         reached, steps = last_step(self._checkpoints), config.loop.steps
-        if steps <= reached and steps not in [row["step"] for row in self.metrics()]:
+        is_finished = steps == reached and steps in [row["step"] for row in self.metrics()]
+        if steps <= reached and not is_finished:
             raise InputError(f"--steps {steps}: the run in --out {self._folder} is at step {reached}; wanted more")
 
     def locked(self) -> contextlib.AbstractContextManager[None]:

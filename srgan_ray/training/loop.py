@@ -21,11 +21,13 @@ class LoopConfig:
     """How long, and how often what."""
 
     steps: int = 20000
-    """Steps of the whole run."""
+    """Steps of the whole run. One that has taken them goes on with more; unless --schedule is constant, its learning
+    rates are then not those of a run begun with as many."""
     evaluate_every: int = 1000
     """Steps between validations; one more comes after the last step."""
     checkpoint_every: int = 250
-    """Steps between checkpoints: what a kill can cost at most; one more comes after the last step."""
+    """Steps between checkpoints; one more comes after the last step. A kill costs at most these, and those taken while
+    one was still being written."""
     max_val_photographs: int = 32
     """Validate on the first so many photographs of the validation split."""
     ema_decay: float = 0.999

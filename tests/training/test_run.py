@@ -385,6 +385,9 @@ def test_fewer_steps_than_were_taken_are_refused(pretrain_config: PretrainConfig
             check_run(steps(config, num_steps))
     plain.fit(steps(config, 6))
     check_run(steps(config, 6))
+    plain.fit(steps(config, 8))
+    with pytest.raises(InputError, match=r"--steps 6: .* is at step 8; wanted more"):
+        check_run(steps(config, 6))  # where it was validated
 
 
 def test_a_damaged_shard_is_said_in_words(shards: Path, pretrain_config: PretrainConfig, tmp_path: Path) -> None:
