@@ -7,13 +7,14 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import tyro
 
 from srgan_ray.data.crops import CropConfig
+from srgan_ray.data.degrade import SCALE
 from srgan_ray.errors import InputError
-from srgan_ray.models.discriminator import DiscriminatorConfig
+from srgan_ray.models.discriminator import SHRINKS_BY, DiscriminatorConfig
 from srgan_ray.models.generator import GeneratorConfig
 from srgan_ray.models.perceptual import CACHED, MIN_SIDE_PX, NUM_BLOCKS
 from srgan_ray.models.precision import check_precision
@@ -43,12 +44,20 @@ class RunConfig:
     """bf16, fp32, or auto: bf16 where the hardware multiplies it natively."""
     init: str = ""
     """A generator to go on from: a run folder, a generator file, or a released one; nothing: new weights, by --seed."""
+    one_pixel_px: ClassVar[int] = SCALE  # the side of a crop that some BatchNorm sees as one pixel
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
             raise InputError(f"--num-workers {self.num_workers}; wanted 1 or more")
         if not 0 <= self.min_workers <= self.num_workers:
             raise InputError(f"--min-workers {self.min_workers}; wanted 0 to --num-workers {self.num_workers}")
+        crops = self.crops
+        if crops.crop_px <= self.one_pixel_px and crops.batch_size // self.num_workers < 2:
+            raise InputError(
+                f"--crop-px {crops.crop_px} --batch-size {crops.batch_size} --num-workers {self.num_workers}; "
+                f"BatchNorm would see one value a channel: wanted crops of more than {self.one_pixel_px} pixels, or "
+                "two for each worker"
+            )
         if not self.learning_rate > 0:
             raise InputError(f"--learning-rate {self.learning_rate}; wanted more than 0")
         check_precision(self.precision)
@@ -70,6 +79,7 @@ class PretrainConfig(RunConfig):
 class TrainConfig(RunConfig):
     """SRGAN: generator and discriminator in turn, from a pretrained generator."""
 
+    one_pixel_px: ClassVar[int] = SHRINKS_BY
     init: str = tyro.MISSING
     """The pretrained generator: a run folder, a generator file, or psnr, the released one."""
     fidelity_generator: str = ""

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from srgan_ray.errors import InputError
 from srgan_ray.models.layers import ConvLeakyReLU
 
+SHRINKS_BY = 2**4  # the side of a crop to that of its last features, rounded up
+
 
 @dataclasses.dataclass(frozen=True)
 class DiscriminatorConfig:

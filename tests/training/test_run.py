@@ -419,6 +419,23 @@ def test_what_cannot_train_is_refused(train_config: TrainConfig, change: dict, m
         dataclasses.replace(train_config, **change)
 
 
+@pytest.mark.parametrize(("stage", "least_px"), [(PretrainConfig, 8), (TrainConfig, 20)])
+@pytest.mark.parametrize("sharing", [{"num_workers": 1}, {"num_workers": 2, "min_workers": 1}])
+def test_statistics_of_one_value_are_refused(stage: type[RunConfig], least_px: int, sharing: dict) -> None:
+    """One crop for each worker, and one pixel of it."""
+    one_each = CropConfig(batch_size=sharing["num_workers"], crop_px=least_px - 4)
+    settings = {"data": "data", "out": "out", "init": "psnr", **sharing}
+    with pytest.raises(InputError, match=r"--crop-px \d+ --batch-size \d --num-workers \d; BatchNorm would see one"):
+        stage(**settings, crops=one_each)
+    stage(**settings, crops=dataclasses.replace(one_each, crop_px=least_px))
+    stage(**settings, crops=dataclasses.replace(one_each, batch_size=2 * one_each.batch_size))
+
+
+@pytest.mark.parametrize("crops", [CropConfig(2, 16), CropConfig(1, 20)])
+def test_statistics_of_two_values_and_more_can_be_trained_with(train_config: TrainConfig, crops: CropConfig) -> None:
+    assert plain.fit(steps(dataclasses.replace(train_config, crops=crops), 1))["step"] == 1
+
+
 def test_a_loss_without_weight_pulls_at_nothing_and_alarms_nobody(train_config: TrainConfig) -> None:
     plain.fit(steps(dataclasses.replace(train_config, adversarial_weight=0.0), 1))
     [row] = RunFolder(train_config.out).metrics()
