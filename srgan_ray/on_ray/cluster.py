@@ -65,14 +65,18 @@ class TrialShare(NamedTuple):
 def share_for_trials(concurrent: int, num_workers: int) -> TrialShare:
     """For trials of so many workers, `concurrent` at a time; 0: as many as GPUs, or else CPUs, suffice for.
 
-    Trials of one worker share a GPU where there are more of them than GPUs. Raises InputError where there are not
-    enough CPUs, or GPUs for workers that get a whole one each.
+    Where there are GPUs, nodes without any are left out. Trials of one worker share a GPU where there are more of them
+    than GPUs. Raises InputError where there are not enough CPUs, or GPUs for workers that get a whole one each.
     """
-    num_cpus, num_gpus = total_cpus(), sum(int(node.get("GPU", 0)) for node in _nodes())
-    num_trials = concurrent or max(1, (num_gpus or num_cpus) // num_workers)
+    total_cpus()  # refuses where there are none
+    with_cpu = [node for node in _nodes() if _places(node)]
+    nodes = [node for node in with_cpu if node.get("GPU")] or with_cpu
+    num_cpus, num_gpus = (sum(int(node.get(resource, 0)) for node in nodes) for resource in ("CPU", "GPU"))
+    num_trials = concurrent or max(1, sum(map(_places, nodes)) // num_workers)
     if num_trials * num_workers > num_cpus:
+        where = " on nodes with GPUs" if num_gpus else ""
         raise InputError(
-            f"--concurrent {num_trials} with --num-workers {num_workers}; the cluster has {num_cpus} CPUs: "
+            f"--concurrent {num_trials} with --num-workers {num_workers}; the cluster has {num_cpus} CPUs{where}: "
             "wanted one for each worker"
         )
     if num_workers > 1 and num_gpus and num_trials * num_workers > num_gpus:
@@ -80,7 +84,7 @@ def share_for_trials(concurrent: int, num_workers: int) -> TrialShare:
             f"--concurrent {num_trials} with --num-workers {num_workers}; the cluster has {num_gpus} GPUs: "
             "wanted one for each worker"
         )
-    share = min(num_cpus // (num_trials * num_workers), int(largest_node()["CPU"]))
+    share = min(num_cpus // (num_trials * num_workers), max(int(node["CPU"]) for node in nodes))
     share_of_gpu = 1 / math.ceil(num_trials / num_gpus) if num_gpus else 0
     return TrialShare(share, share_of_gpu, num_trials)
 

@@ -131,6 +131,8 @@ def test_workers_without_a_place_are_refused(nodes: list[dict[str, float]], mess
         ([GPU_NODE], 3, 1, (2, 1 / 2, 3)),  # two thirds of a GPU each would leave the third no place
         ([GPU_NODE, GPU_NODE], 0, 2, (4, 1, 2)),
         ([GPU_NODE, GPU_NODE], 3, 1, (5, 1, 3)),
+        ([CPU_NODE, {"CPU": 8.0, "GPU": 1.0}], 0, 1, (8, 1, 1)),  # 16 CPUs and a GPU would fit nowhere
+        ([{"CPU": 2.0}, {"GPU": 1.0}], 0, 1, (1, 0, 2)),
     ],
 )
 def test_trials_share_cpus_and_gpus(
