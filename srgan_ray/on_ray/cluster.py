@@ -62,8 +62,9 @@ class TrialShare(NamedTuple):
     num_trials: int
 
 
-def share_for_trials(concurrent: int, num_workers: int) -> TrialShare:
-    """For trials of so many workers, `concurrent` at a time; 0: as many as GPUs, or else CPUs, suffice for.
+def share_for_trials(concurrent: int, num_workers: int, num_left: int) -> TrialShare:
+    """For trials of so many workers, `concurrent` at a time; 0: as many as GPUs, or else CPUs, suffice for, but no more
+    than are left.
 
     Where there are GPUs, nodes without any are left out. Trials of one worker share a GPU where there are more of them
     than GPUs. Raises InputError where there are not enough CPUs, or GPUs for workers that get a whole one each.
@@ -72,7 +73,7 @@ def share_for_trials(concurrent: int, num_workers: int) -> TrialShare:
     with_cpu = [node for node in _nodes() if _places(node)]
     nodes = [node for node in with_cpu if node.get("GPU")] or with_cpu
     num_cpus, num_gpus = (sum(int(node.get(resource, 0)) for node in nodes) for resource in ("CPU", "GPU"))
-    num_trials = concurrent or max(1, sum(map(_places, nodes)) // num_workers)
+    num_trials = concurrent or max(1, min(sum(map(_places, nodes)) // num_workers, num_left))
     if num_trials * num_workers > num_cpus:
         where = " on nodes with GPUs" if num_gpus else ""
         raise InputError(

@@ -46,10 +46,10 @@ def search(config: TuneConfig, space: Space) -> list[Trial]:
     Raises InputError where the cluster has too few CPUs for a trial.
     """
     folder = SearchFolder(config.out)
-    share = share_for_trials(config.concurrent, config.num_workers)
     with Progress(config) as progress:
         book = Book(config, space, folder, progress)
         if book.num_left:
+            share = share_for_trials(config.concurrent, config.num_workers, book.num_left)
             os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # whose tables come even where verbose is 0
             os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # with it Ctrl-C would end the search as if it were done
             _make_tuner(config, book, share).fit()

@@ -141,7 +141,24 @@ def test_trials_share_cpus_and_gpus(
     from srgan_ray.on_ray import cluster
 
     monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
-    assert cluster.share_for_trials(concurrent, num_workers) == expected
+    assert cluster.share_for_trials(concurrent, num_workers, num_left=100) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "num_left", "expected"),
+    [
+        ([CPU_NODE], 3, (5, 0, 3)),
+        ([GPU_NODE, GPU_NODE], 2, (8, 1, 2)),
+        ([CPU_NODE], 30, (1, 0, 16)),
+    ],
+)
+def test_the_trials_that_are_left_share_all_there_is(
+    nodes: list[dict[str, float]], num_left: int, expected: tuple[int, float, int], monkeypatch
+) -> None:
+    from srgan_ray.on_ray import cluster
+
+    monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
+    assert cluster.share_for_trials(0, 1, num_left) == expected
 
 
 def test_trials_whose_workers_have_no_gpus_are_refused(monkeypatch) -> None:
@@ -149,4 +166,4 @@ def test_trials_whose_workers_have_no_gpus_are_refused(monkeypatch) -> None:
 
     monkeypatch.setattr(cluster, "_nodes", lambda: [GPU_NODE])
     with pytest.raises(InputError, match="--concurrent 2 with --num-workers 2; the cluster has 2 GPUs: wanted one"):
-        cluster.share_for_trials(2, 2)
+        cluster.share_for_trials(2, 2, num_left=2)
