@@ -11,7 +11,7 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import TrainingFailedError
+from ray.train import TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from srgan_ray.training.checkpoint import last_step as last_saved
 from srgan_ray.training.checkpoint import sealed
 from srgan_ray.training.folder import CHECKPOINTS, RAY_FILES, RunFolder
 from srgan_ray.training.loop import Report, format_row
-from srgan_ray.training.run import run
+from srgan_ray.training.run import RanksDiffer, run
 from srgan_ray.training.stages import Worker
 
 Note = tuple[str, Any]
@@ -41,9 +41,8 @@ def fit(config: RunConfig, report: Report | None = None, num_cpus: int = 0, last
     """Run, or go on with, what `config` says up to `last_step` (0: all of it); returns a summary. Without a `report` it
     shows a progress bar and a line for each validation. Each worker gets `num_cpus`; 0: as many as there are for all.
 
-    Raises InputError where the cluster has too few CPUs, where another command is at work in the run folder, and where
-    a worker gives up with one; ray.train's TrainingFailedError where workers died more than MAX_RESTARTS times between
-    two checkpoints.
+    Raises InputError where the cluster has too few CPUs, where another command is at work in the run folder, where a
+    worker gives up with one, and where workers died more than MAX_RESTARTS times between two checkpoints.
     """
     folder, checkpoints = RunFolder(config.out), Folder(below(config.out, CHECKPOINTS))
     most_cpus, use_gpu = share_for(config.worker_counts)  # now: later some of the nodes may be gone for a while
@@ -63,10 +62,20 @@ def _fit_while_it_advances(
         before = sealed(checkpoints)
         try:
             return _fit_and_tell(*_make_trainer(config, num_cpus, use_gpu, last_step), report)
-        except TrainingFailedError:
+        except TrainingFailedError as error:
             if sealed(checkpoints)[-1:] <= before[-1:]:
-                raise
+                raise InputError(
+                    f"workers died {MAX_RESTARTS + 1} times without a new checkpoint, at last of: {_cause(error)}; the "
+                    "same command goes on"
+                ) from error
             report.say(f"workers died {MAX_RESTARTS + 1} times; going on, since there are new checkpoints")
+
+
+def _cause(error: TrainingFailedError) -> str:
+    """Type and last line of what the first worker raised, or of what Ray says where it was gone."""
+    deaths = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
+    cause = deaths[0] if deaths else error
+    return f"{type(cause).__name__}: {(str(cause).strip().splitlines() or ['no message'])[-1]}"
 
 
 def _make_trainer(config: RunConfig, num_cpus: int, use_gpu: bool, last_step: int) -> tuple[TorchTrainer, Any]:
@@ -105,7 +114,7 @@ def _train_loop_per_worker(settings: dict[str, Any]) -> None:
     config, board = from_dict(settings["config"]), settings["board"]
     try:
         run(config, worker, BoardReport(board, worker.rank), settings["last_step"])
-    except (InputError, FloatingPointError) as error:  # would be the same after a restart
+    except (InputError, FloatingPointError, RanksDiffer) as error:  # would be the same after a restart
         ray.get(board.give_up.remote(str(error)))
 
 

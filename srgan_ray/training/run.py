@@ -21,6 +21,10 @@ from srgan_ray.training.state import TrainState
 from srgan_ray.training.validation import Validation
 
 
+class RanksDiffer(RuntimeError):
+    """Data-parallel training has come apart: whoever knows of it should stop the run, not restart a worker."""
+
+
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config as processes with other working directories need it."""
     if isinstance(config, TrainConfig):
@@ -85,9 +89,12 @@ def load_latest(config: TrainConfig) -> Generator:
 def _synchronise(state: TrainState, worker: Worker) -> None:
     """BatchNorm's statistics and the losses are averaged over the ranks; weights must be the same on all already.
 
-    Raises RuntimeError where they are not.
+    Raises RanksDiffer where they are not.
     """
     worker.average(state.per_rank)
     norms = worker.gather(state.weight_norms())
     if any(other != norms[0] for other in norms):
-        raise RuntimeError(f"step {state.step}: the ranks' weights differ, their norms are {norms}")
+        raise RanksDiffer(
+            f"step {state.step}: the ranks' weights differ, their norms are {norms}; the same command goes on from the "
+            "last checkpoint"
+        )

@@ -134,6 +134,18 @@ def test_more_workers_than_cpus_are_refused(shards: Path, ray_cluster: None, tmp
         fit(tiny(shards, tmp_path / "x", num_workers=1000, crops=CropConfig(1000, 48)))
 
 
+def test_what_workers_died_of_is_said_in_one_line(shards: Path, ray_cluster: None, tmp_path: Path, monkeypatch) -> None:
+    from srgan_ray.on_ray import trainer
+
+    def die(_: dict) -> None:
+        raise LookupError("no such luck")
+
+    monkeypatch.setattr(trainer, "MAX_RESTARTS", 1)
+    monkeypatch.setattr(trainer, "_train_loop_per_worker", die)
+    with pytest.raises(InputError, match=r"died 2 times .*, at last of: LookupError: no such luck; the same command"):
+        fit(tiny(shards, tmp_path / "run"))
+
+
 def start(shards: Path, out: Path) -> subprocess.Popen:
     arguments = (
         f"pretrain --data {shards} --out {out} --crop-px 48 --batch-size 4 --steps 2000 --evaluate-every 2000 "
@@ -183,8 +195,6 @@ def worker_pid(session: int) -> int:
 def test_deaths_are_counted_between_checkpoints(
     shards: Path, ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ray.train import TrainingFailedError
-
     from srgan_ray.on_ray import trainer
 
     def kill_worker() -> None:
@@ -204,5 +214,7 @@ def test_deaths_are_counted_between_checkpoints(
         )
         wait_for(lambda: (tmp_path / "stuck" / "config.json").exists())
         kill_worker()
-        with pytest.raises(TrainingFailedError):
+        with pytest.raises(
+            InputError, match=r"workers died 1 times without a new checkpoint, at last of: \w.*; the same"
+        ):
             stuck.result(120)

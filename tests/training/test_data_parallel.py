@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ import torch.distributed as dist
 from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig
+from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig, to_dict
 from srgan_ray.data.feed import Feed
-from srgan_ray.training.run import _synchronise
+from srgan_ray.training.run import RanksDiffer, _synchronise
 from srgan_ray.training.stages import Stage, Worker, build_stage, single_worker
 
 STEPS = 3
@@ -130,5 +131,26 @@ def test_ranks_that_drift_apart_are_found(pretrain_config: PretrainConfig) -> No
     state = build_stage(pretrain_config, single_worker()).state
     apart = single_worker()._replace(gather=lambda norms: [norms, {name: norm + 1 for name, norm in norms.items()}])
     _synchronise(state, single_worker())
-    with pytest.raises(RuntimeError, match="the ranks' weights differ"):
+    with pytest.raises(RanksDiffer, match="the ranks' weights differ"):
         _synchronise(state, apart)
+
+
+def test_ranks_that_drift_apart_end_the_run(pretrain_config: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart would hide it."""
+    from srgan_ray.on_ray import trainer
+
+    def drift_apart(*_: object) -> None:
+        raise RanksDiffer("the ranks' weights differ")
+
+    context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 2)
+    monkeypatch.setattr(trainer.ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(trainer.ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(trainer.ray, "get", lambda value: value)
+    monkeypatch.setattr(trainer, "run", drift_apart)
+    board = trainer.Board()
+    remote = SimpleNamespace(give_up=SimpleNamespace(remote=board.give_up))
+    threads = torch.get_num_threads()
+    trainer._train_loop_per_worker(
+        {"config": to_dict(pretrain_config), "num_threads": threads, "board": remote, "last_step": 0}
+    )
+    assert board.take()[2] == "the ranks' weights differ"
