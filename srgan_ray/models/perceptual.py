@@ -84,7 +84,7 @@ def load_features(setting: str, path: Path, lengths: Mapping[str, int]) -> tuple
     layers of its features. Raises InputError, naming the setting, for another file."""
     try:
         state = {
-            name.removeprefix("features."): tensor
+            name.removeprefix("features."): tensor.float()  # a file may hold halves
             for name, tensor in torch.load(path, map_location="cpu", weights_only=True).items()
             if name.startswith("features.")
         }

@@ -43,6 +43,14 @@ def test_the_classifiers_weights_may_be_missing(tmp_path: Path) -> None:
     assert torch.equal(whole, features)
 
 
+def test_weights_of_half_precision_are_taken_as_fp32(tmp_path: Path) -> None:
+    state = torchvision.models.vgg16().state_dict()
+    torch.save({key: value.half() for key, value in state.items() if "features" in key}, tmp_path / "half.pth")
+    vgg = load_vgg(str(tmp_path / "half.pth"))
+    assert {parameter.dtype for parameter in vgg.parameters()} == {torch.float32}
+    assert vgg(torch.rand(1, 3, 32, 32))[0].dtype == torch.float32
+
+
 def test_frozen_in_eval_mode_but_gradients_pass() -> None:
     """The loss reaches SR, not the weights."""
     vgg = load_vgg("random").train()
