@@ -28,9 +28,12 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
     """`auto` to bf16 where the hardware multiplies it natively, else to fp32.
 
     That is a GPU since Ampere, a CPU with AMX, or one with AVX512_BF16 (AMD since Zen 4, Intel's Cooper Lake). With
-    AVX-512 alone bf16 convolutions were 3 times slower than fp32.
+    AVX-512 alone bf16 convolutions were 3 times slower than fp32. Raises InputError for bf16 on a CPU whose
+    convolutions have none.
     """
     check_precision(wanted)
+    if wanted == BF16 and device.type == "cpu" and not _multiplies_bf16():
+        raise InputError(f"--precision {BF16}; this CPU's convolutions have no bf16 (AVX-512): wanted {FP32} or auto")
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
@@ -40,5 +43,15 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> Autocast:
-    """A maker of autocast contexts for that precision; doing nothing for fp32."""
+    """A maker of autocast contexts for that precision; doing nothing for fp32.
+
+    On a GPU fp32 is then meant: cuDNN's convolutions would round it to TF32, 10 bits of mantissa, for this process.
+    """
+    if precision == FP32 and device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=precision == BF16)
+
+
+def _multiplies_bf16() -> bool:
+    """Whether the CPU's convolutions do, at whatever speed: oneDNN's may refuse, PyTorch's own never do."""
+    return not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
