@@ -61,15 +61,17 @@ class Checkpoints:
             except OSError as error:
                 self._say(f"{self._folder}/{name} cannot be read: {error}: passed over")
         if names:
-            raise InputError(f"{self._folder} holds no whole checkpoint; remove it to begin the run anew")
+            raise InputError(
+                f"{self._folder} holds no whole checkpoint; remove it to begin the run anew, or make it readable"
+            )
         return None
 
     def save(self, state: dict[str, Any]) -> None:
         """Take a copy of the state now and write it beside the training; waits for the one before, if it is not done.
 
-        Keeps the last NUM_KEPT up to it and the best: the first after the validation with the lowest `loss_val`. Those
-        of later steps are deleted: they were broken, or the run would not have come here again. Where a checkpoint
-        cannot be written, the ones before stay, and the run goes on.
+        Keeps the last NUM_KEPT up to it and the best: of those saved, the first whose last validation has the lowest
+        `loss_val`. Those of later steps are deleted: they were broken, or the run would not have come here again. Where
+        a checkpoint cannot be written, the ones before stay, and the run goes on.
         """
         self._wait()
         buffer = io.BytesIO()
@@ -107,8 +109,12 @@ class Checkpoints:
         self._folder.delete(sorted(gone, key=lambda file: not file.endswith(SEAL)))  # the seals first
 
     def _read(self, name: str) -> dict[str, Any]:
-        seal, file = self._read_seal(name), f"{name}/{STATE}"
-        content = self._folder.read(file) if self._folder.has(file) else b""
+        file = f"{name}/{STATE}"
+        try:
+            seal = self._read_seal(name)
+            content = self._folder.read(file) if self._folder.has(file) else b""
+        except OSError as error:
+            raise InputError(f"{self._folder}/{name} cannot be read ({error}): passed over") from error
         if seal.get("sha256") != hashlib.sha256(content).hexdigest():
             raise InputError(f"{self._folder}/{name} is not the checkpoint that was written: passed over")
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -54,7 +54,10 @@ def check_run(config: RunConfig) -> None:
 
 def run(config: RunConfig, worker: Worker, report: Report, last_step: int = 0) -> None:
     """Train from the newest checkpoint, or from the beginning, to `last_step` (0: of the whole run), after which it is
-    validated and saved. Every rank validates its share; rank 0 fills the run folder."""
+    validated and saved. Every rank validates its share; rank 0 fills the run folder.
+
+    Raises RuntimeError where the ranks found unlike checkpoints, which a restart may help.
+    """
     last_step = last_step or config.loop.steps
     keep_freed_memory()
     stage = build_stage(config, worker)
@@ -62,6 +65,8 @@ def run(config: RunConfig, worker: Worker, report: Report, last_step: int = 0) -
     with Checkpoints(below(config.out, CHECKPOINTS), to_dict(config), report.say) as checkpoints:
         if saved := checkpoints.latest():
             stage.state.load_state_dict(saved)
+        if len(begins := set(worker.gather(stage.state.step))) > 1:  # one could not read what others could
+            raise RuntimeError(f"the ranks begin after unlike steps, {begins}")
         feed = Feed(config.data, config.crops, worker.rank, worker.num_workers, torch.get_num_threads())
         train(
             stage.state,

@@ -120,6 +120,25 @@ def test_where_none_is_whole_the_run_does_not_begin_anew(checkpoints: Checkpoint
         again(checkpoints, said).latest()
 
 
+@pytest.mark.parametrize("unreadable", ["state.pt", "checkpoint.json"])
+def test_what_cannot_be_read_is_passed_over(
+    checkpoints: Checkpoints, said: list[str], unreadable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(checkpoints, state(5), state(10))
+    read = Folder.read
+
+    def read_the_rest(folder: Folder, name: str) -> bytes:
+        if name == f"step_00000010/{unreadable}":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(folder, name)
+
+    monkeypatch.setattr(Folder, "read", read_the_rest)
+    found = again(checkpoints, said).latest()
+    assert found is not None
+    assert found["step"] == 5
+    assert "step_00000010 cannot be read ([Errno 5] Input/output error): passed over" in said[0]
+
+
 def test_the_last_two_and_the_best_are_kept(checkpoints: Checkpoints) -> None:
     save(checkpoints, *(state(step, loss) for step, loss in ((1, INFINITE), (2, 0.9), (3, 0.4), (4, 0.4), (5, 0.6))))
     save(checkpoints := again(checkpoints, []), state(6, 0.5))

@@ -285,6 +285,13 @@ def test_rank_0_alone_writes(pretrain_config: PretrainConfig) -> None:
     assert not Path(pretrain_config.out).exists()
 
 
+def test_ranks_begin_after_the_same_step(pretrain_config: PretrainConfig) -> None:
+    """Where one rank alone passed a checkpoint over, they would take unlike steps together."""
+    apart = single_worker()._replace(rank=1, num_workers=2, gather=lambda step: [5, step])
+    with pytest.raises(RuntimeError, match=r"the ranks begin after unlike steps, \{0, 5\}"):
+        run(pretrain_config, apart, Stopping(0))
+
+
 def test_another_run_in_the_folder_is_refused(
     pretrain_config: PretrainConfig, photographs: Path, tmp_path: Path
 ) -> None:
