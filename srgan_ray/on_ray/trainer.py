@@ -48,9 +48,8 @@ def fit(config: RunConfig, report: Report | None = None, num_cpus: int = 0, last
     most_cpus, use_gpu = share_for(config.worker_counts)  # now: later some of the nodes may be gone for a while
     with folder.locked():
         bar = contextlib.nullcontext(report) if report else ProgressBar(config.loop.steps, last_saved(checkpoints))
-        with bar as shown:
+        with folder.reporting(), bar as shown:
             _fit_while_it_advances(config, checkpoints, num_cpus or most_cpus, use_gpu, last_step, shown)
-        folder.write_report()
         return folder.summary()
 
 

@@ -129,6 +129,17 @@ class RunFolder:
         page = render_run_report(config, origin, card, self.metrics(), self._samples(), self._folder.read)
         self._folder.write(REPORT, page.encode())
 
+    @contextlib.contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Write the report after what is done inside; where that ends with an error, of what there is by then."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(Exception):  # the error inside is the one to be told
+                self.write_report()
+            raise
+        self.write_report()
+
     def best_samples(self) -> dict[str, bytes]:
         """The pictures of the best validation, encoded, by photograph."""
         step = load_generator(self.generator_file)[1].step

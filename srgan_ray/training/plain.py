@@ -15,8 +15,8 @@ def fit(config: RunConfig, report: Report | None = None, last_step: int = 0) -> 
     Without a `report` it prints."""
     folder = RunFolder(config.out)
     with folder.locked():
-        run(config, single_worker(), report or PlainReport(config.loop.steps), last_step)
-        folder.write_report()
+        with folder.reporting():
+            run(config, single_worker(), report or PlainReport(config.loop.steps), last_step)
         return folder.summary()
 
 

@@ -118,6 +118,20 @@ def test_a_kill_between_validations_changes_no_figure(config: RunConfig, tmp_pat
     assert untimed_rows(config) == untimed_rows(whole)
 
 
+def test_a_run_that_was_stopped_has_its_report(pretrain_config: PretrainConfig, monkeypatch) -> None:
+    """Of what was validated; what ended the run comes out all the same, also where no report can be made."""
+    report = Path(pretrain_config.out) / "report.html"
+    with pytest.raises(KeyboardInterrupt):
+        plain.fit(pretrain_config, Stopping(3))
+    assert not report.exists()
+    with pytest.raises(KeyboardInterrupt):
+        plain.fit(pretrain_config, Stopping(7))
+    assert "psnr_bicubic" in report.read_text()
+    monkeypatch.setattr(RunFolder, "write_report", lambda _: 1 / 0)
+    with pytest.raises(KeyboardInterrupt):
+        plain.fit(pretrain_config, Stopping(8))
+
+
 def test_the_first_steps_of_a_run_end_with_validation_and_checkpoint(config: RunConfig, tmp_path: Path) -> None:
     """And it is the same run all the same: the learning rate goes by the whole of it."""
     loop = dataclasses.replace(config.loop, steps=6, evaluate_every=6, checkpoint_every=6, schedule="cosine")
