@@ -81,7 +81,7 @@ class TrainConfig(RunConfig):
 
     one_pixel_px: ClassVar[int] = SHRINKS_BY
     init: str = tyro.MISSING
-    """The pretrained generator: a run folder, a generator file, or psnr, the released one."""
+    """The pretrained generator: a run folder, a generator file, or a released one (psnr or perceptual)."""
     fidelity_generator: str = ""
     """A PSNR-oriented generator, mostly that of --init, which blends are to be served with (`serve
     --fidelity-generator`): the blend half-way to it is trained too, by a pixel loss of weight --pixel-weight. Nothing:
@@ -112,6 +112,8 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.init == "":
+            raise InputError("--init names nothing; wanted a run folder, a generator file, or a released generator")
         if self.discriminator_learning_rate is not None and not self.discriminator_learning_rate > 0:
             raise InputError(
                 f"--discriminator-learning-rate {self.discriminator_learning_rate}; wanted more than 0, or None"

@@ -59,6 +59,7 @@ def fails_in_one_line(capsys, *arguments: str) -> str:
         ("pretrain --data {shards} --out x --generator.num-blocks 0", "--generator.num-blocks 0"),
         ("train --data {shards} --out x --crop-px 48", "--init"),
         ("train --data {shards} --out x --crop-px 48 --init nowhere", "nowhere does not exist; wanted a run folder"),
+        ("train --data {shards} --out x --crop-px 48 --init=", "--init names nothing; wanted a run folder"),
         ("evaluate --hr nowhere --degradation matlab_bicubic", "--hr nowhere"),
         ("evaluate --hr {shards} --degradation area", "--degradation area; wanted one of"),
         ("upscale {shards}/manifest.json --out x --generator nowhere", "--generator nowhere does not exist"),

@@ -43,7 +43,7 @@ class EvaluateConfig:
     degradation: str = ""
     """How LR is made from HR: opencv_cubic or matlab_bicubic, which papers use and is taken where nothing is given."""
     generator: str = PSNR
-    """A released generator (psnr or perceptual), a generator file, or the run folder that holds it."""
+    """A released generator (psnr or perceptual), a generator file, or a run folder or registry that holds it."""
     precision: str = "auto"
     """bf16, fp32, or auto: bf16 where the hardware multiplies it natively."""
     json: str = ""

@@ -142,8 +142,8 @@ def _naming(path: str | Path, setting: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise InputError(
-            f"{setting} {path} does not exist; wanted a run folder, a generator file, or a released generator "
-            f"({', '.join(RELEASED)})"
+            f"{setting} {path} does not exist; wanted a run folder, a generator file, a registry, or a released "
+            f"generator ({', '.join(RELEASED)})"
         ) from error
     except (safetensors.SafetensorError, OSError, TypeError, KeyError, json.JSONDecodeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

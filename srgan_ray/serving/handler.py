@@ -31,7 +31,7 @@ class ModelConfig:
     """Which generator upscales, and how."""
 
     generator: str = PSNR
-    """A released generator (psnr or perceptual), a generator file, or the run folder that holds it."""
+    """A released generator (psnr or perceptual), a generator file, or a run folder or registry that holds it."""
     fidelity_generator: str = ""
     """A second, PSNR-oriented generator of the same size: fidelity 1 gives this one, 0 the first, between a blend, in
     steps of 0.05."""
