@@ -58,8 +58,6 @@ class Checkpoints:
                 return self._read(name)
             except InputError as error:
                 self._say(str(error))
-            except OSError as error:
-                self._say(f"{self._folder}/{name} cannot be read: {error}: passed over")
         if names:
             raise InputError(
                 f"{self._folder} holds no whole checkpoint; remove it to begin the run anew, or make it readable"

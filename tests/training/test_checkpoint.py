@@ -82,25 +82,6 @@ def test_a_broken_one_is_passed_over_with_a_message(location: str, said: list[st
     assert Folder(location).has("step_00000015/checkpoint.json")
 
 
-def test_one_that_cannot_be_read_is_passed_over_too(
-    checkpoints: Checkpoints, said: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save(checkpoints, state(5), state(10))
-    read = Folder.read
-
-    def read_what_can_be(folder: Folder, name: str) -> bytes:
-        if name == "step_00000010/state.pt":
-            raise OSError(errno.EIO, "Input/output error")
-        return read(folder, name)
-
-    monkeypatch.setattr(Folder, "read", read_what_can_be)
-    found = again(checkpoints, said).latest()
-    assert found is not None
-    assert found["step"] == 5
-    [line] = said
-    assert "step_00000010 cannot be read: [Errno 5] Input/output error: passed over" in line
-
-
 def test_without_a_seal_it_is_none(checkpoints: Checkpoints, said: list[str]) -> None:
     """As a kill between the two files leaves it."""
     save(checkpoints, state(5), state(10))
