@@ -129,9 +129,9 @@ class StopHopeless(ASHAScheduler):
 def _train(settings: dict[str, Any], config: TuneConfig, share: TrialShare) -> None:
     """A trial, in its own process. What a restart would not help is reported, not raised."""
     torch.set_num_threads(share.num_cpus)
-    training, last_step = training_of(config, settings["trial"]), leg_end(config, settings["trial"])
     report = TuneReport()
     try:
+        training, last_step = training_of(config, settings["trial"]), leg_end(config, settings["trial"])
         if training.num_workers == 1:
             plain.fit(training, report, last_step)  # here: Ray Train would start a process for it, in 10 s
         else:

@@ -9,6 +9,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 
 from srgan_ray.config import TrainConfig, with_settings
+from srgan_ray.data.feed import check_feed
 from srgan_ray.data.storage import absolute
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.judge import Judge
@@ -16,12 +17,12 @@ from srgan_ray.search.config import TuneConfig
 from srgan_ray.search.folder import SearchFolder
 from srgan_ray.search.front import choose
 from srgan_ray.search.population import check_changeable
-from srgan_ray.search.space import Space, ends, parse_space
+from srgan_ray.search.space import Space, parse_space, values_to_check
 from srgan_ray.search.trials import Trial
 from srgan_ray.training.run import check_inputs, with_absolute_paths
 from srgan_ray.training.stages import load_init
 
-READ_BY_TRAININGS = {"init", "crops.batch_size", "crops.crop_px"}
+MUST_FIT_THE_SHARDS = {"crops.batch_size", "crops.crop_px"}
 
 
 class Search:
@@ -51,16 +52,18 @@ class Search:
             yield
 
     def _check_trainings(self) -> None:
-        """What they read, at the ends of the space."""
+        """What they read, at each value that decides on it."""
         base = self.config.training
         check_inputs(base)
         sizes = {base.init: load_init(base).config}
-        for path in READ_BY_TRAININGS & self.space.keys():
-            for value in ends(self.space[path]):
-                training = with_settings(base, {path: value})
-                assert isinstance(training, TrainConfig)
-                check_inputs(training)
-                sizes[training.init] = load_init(training).config
+        for path in MUST_FIT_THE_SHARDS & self.space.keys():
+            for value in values_to_check(self.space[path]):
+                for num_workers in base.worker_counts:
+                    check_feed(base.data, with_settings(base, {path: value}).crops, num_workers)
+        for init in values_to_check(self.space["init"]) if "init" in self.space else ():
+            training = dataclasses.replace(base, init=init)
+            check_inputs(training)
+            sizes[init] = load_init(training).config
         if len(set(sizes.values())) > 1:
             described = ", ".join(f"{init} with {size}" for init, size in sizes.items())
             raise InputError(f"--space init: {described}; wanted generators of one size, whose trials can be compared")
@@ -100,5 +103,5 @@ def _with_absolute_paths(space: Space, config: TuneConfig) -> Space:
     """Generators to begin from, as processes with other working directories find them."""
     if "init" not in space:
         return space
-    inits = [with_absolute_paths(dataclasses.replace(config, init=init)) for init in ends(space["init"])]
+    inits = [with_absolute_paths(dataclasses.replace(config, init=init)) for init in values_to_check(space["init"])]
     return {**space, "init": CategoricalDistribution([config.init for config in inits])}

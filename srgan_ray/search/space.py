@@ -1,7 +1,7 @@
 """The space of a search: settings of `train` by their dotted paths, each with a range."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,12 @@ def parse_space(given: Sequence[str], base: TrainConfig) -> Space:
     return space
 
 
-def ends(distribution: BaseDistribution) -> list[Any]:
-    """The lowest and the highest value, or every choice."""
+def values_to_check(distribution: BaseDistribution) -> Iterable[Any]:
+    """Every choice, every integer, or the lowest and the highest number."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return range(distribution.low, distribution.high + 1)
     return [distribution.low, distribution.high]  # type: ignore[attr-defined]
 
 
@@ -69,7 +71,7 @@ def _parse_range(path: str, text: str, base: TrainConfig) -> BaseDistribution:
     read = _reader(settings[path])
     try:
         distribution = _make(kind, values, read)
-        for value in ends(distribution):
+        for value in values_to_check(distribution):
             with_settings(base, {path: value})
     except (ValueError, InputError) as error:
         raise InputError(

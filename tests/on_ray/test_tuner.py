@@ -221,6 +221,20 @@ def test_a_trial_that_cannot_be_trained_is_a_failed_row(config: TuneConfig, ray_
     assert all("no longer finite" in row["error"] or "became" in row["error"] for row in failed)
 
 
+def test_settings_that_do_not_go_together_are_a_failed_trial(
+    config: TuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from srgan_ray.on_ray import tuner
+    from srgan_ray.on_ray.cluster import TrialShare
+
+    told: list[dict] = []
+    monkeypatch.setattr(tuner.ray.tune, "report", told.append)
+    with torch_threads(1):
+        tuner._train({"trial": Trial(1, {"crops.batch_size": 1, "crops.crop_px": 16})}, config, TrialShare(1, 0, 1))
+    [row] = told
+    assert row["error"].startswith("--batch-size 1 --crop-px 16")
+
+
 @pytest.mark.slow
 def test_trials_of_several_workers(config: TuneConfig, ray_cluster: None) -> None:
     run(dataclasses.replace(config, num_workers=2, baseline_seeds=0, trials=1))

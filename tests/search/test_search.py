@@ -11,7 +11,7 @@ from srgan_ray.errors import InputError
 from srgan_ray.models.generator import GeneratorConfig
 from srgan_ray.search.config import TuneConfig
 from srgan_ray.search.search import Search, training_of
-from srgan_ray.search.space import ends
+from srgan_ray.search.space import values_to_check
 from srgan_ray.search.trials import Trial
 
 
@@ -41,7 +41,7 @@ def test_generators_to_begin_from_are_found_from_anywhere(
     space = ("init=choice:init.safetensors,other.safetensors",)
     search = Search(dataclasses.replace(config, init="init.safetensors", space=space))
     assert search.config.init == config.init
-    assert ends(search.space["init"]) == [config.init, str(tmp_path / "other.safetensors")]
+    assert values_to_check(search.space["init"]) == [config.init, str(tmp_path / "other.safetensors")]
 
 
 def test_generators_of_unlike_size_are_refused(config: TuneConfig, tmp_path: Path) -> None:
@@ -57,6 +57,7 @@ def test_generators_of_unlike_size_are_refused(config: TuneConfig, tmp_path: Pat
         ({"init": "nowhere"}, "--init .*nowhere"),
         ({"space": ("init=choice:psnr,nowhere",)}, "--init .*nowhere"),
         ({"space": ("crops.crop_px=choice:48,4096",)}, "4096"),
+        ({"space": ("crops.batch_size=uniform:2:8",), "num_workers": 2}, "--batch-size 3 cannot be shared out evenly"),
         ({"niqe_model": "nowhere"}, "--niqe-model .*nowhere"),
         ({"lpips_weights": "nowhere"}, "--lpips-weights nowhere"),
         ({"vgg_weights": "nowhere"}, "--vgg-weights nowhere"),

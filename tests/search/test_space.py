@@ -56,6 +56,7 @@ def test_a_file_says_the_same(tmp_path: Path) -> None:
         (["learning_rate=linear:1:2"], "no such range"),
         (["learning_rate=log:1"], "--space learning_rate=log:1:"),
         (["crops.batch_size=uniform:a:b"], "invalid literal"),
+        (["crops.crop_px=uniform:48:96"], "--crop-px 49; wanted a positive multiple of 4; wanted log:LOW:HIGH"),
         (["init=log:1:2"], "no such range"),
         (["loop.schedule=choice:drop"], "fewer than two choices"),
         (["loop.schedule=choice:drop,sudden"], "--schedule sudden; wanted one of constant, drop, cosine"),
