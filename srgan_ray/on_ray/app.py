@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from ray import serve
 
 from srgan_ray.errors import InputError
-from srgan_ray.on_ray.cluster import largest_node, total_cpus
+from srgan_ray.on_ray.cluster import largest_node, places_for, total_cpus
 from srgan_ray.serving.handler import Handler
 from srgan_ray.serving.protocol import EndpointConfig, Scaling, ServeConfig
 
@@ -33,7 +33,7 @@ def endpoint(config: ServeConfig) -> Iterator[str]:
     """The running endpoint's URL; at the end it answers the requests it has, and stops. A Serve that ran before goes
     on, with its own host and port.
 
-    Raises InputError where the port is taken or no node has so many CPUs or GPUs.
+    Raises InputError where the port is taken or the nodes have no room for the replicas.
     """
     application = build_application(dataclasses.replace(config, scaling=_with_shares(config.scaling)))
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -114,6 +114,12 @@ def _with_shares(scaling: Scaling) -> Scaling:
     num_gpus = int(bool(largest_node().get("GPU"))) if scaling.num_gpus is None else scaling.num_gpus
     if num_gpus > most_gpus:
         raise InputError(f"--num-gpus {num_gpus}; no node has more than {most_gpus}: wanted at most that many")
+    least, there = max(1, scaling.min_replicas), places_for(num_cpus, num_gpus)
+    if there < least:  # Serve would wait for ever
+        raise InputError(
+            f"--min-replicas {scaling.min_replicas} of --num-cpus {num_cpus} and --num-gpus {num_gpus} each; the nodes "
+            f"have room for {there}: wanted {least} at least"
+        )
     return dataclasses.replace(scaling, num_cpus=num_cpus, num_gpus=num_gpus)
 
 

@@ -29,6 +29,14 @@ def metrics_url() -> str:
     return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 
 
+def places_for(num_cpus: int, num_gpus: float) -> int:
+    """How many actors of so many CPUs, at least one, and GPUs fit on the nodes, each on one."""
+    return sum(
+        min(int(node.get("CPU", 0)) // num_cpus, int(node.get("GPU", 0) // num_gpus) if num_gpus else sys.maxsize)
+        for node in _nodes()
+    )
+
+
 def share_for(worker_counts: range) -> tuple[int, bool]:
     """The CPUs for each worker, and whether each gets a GPU, as it does where there are any.
 

@@ -132,6 +132,25 @@ def test_more_cpus_or_gpus_than_there_are_are_refused(resource: str, generator_f
         pass
 
 
+@pytest.mark.parametrize(
+    ("nodes", "scaling", "message"),
+    [
+        ([{"CPU": 16, "GPU": 1}], Scaling(2, 2, num_gpus=1), "--min-replicas 2 of --num-cpus 8 and --num-gpus 1 each"),
+        ([{"CPU": 16}, {"CPU": 8, "GPU": 1}], Scaling(num_cpus=16, num_gpus=1), "have room for 0: wanted 1 at least"),
+        ([{"CPU": 3}, {"CPU": 3}], Scaling(0, 3, num_cpus=4), "--num-cpus 4; the largest node has 3"),
+        ([{"CPU": 3}, {"CPU": 3}], Scaling(3, 3), "the nodes have room for 2: wanted 3 at least"),
+    ],
+)
+def test_replicas_without_a_place_are_refused(
+    nodes: list[dict[str, float]], scaling: Scaling, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from srgan_ray.on_ray import app, cluster
+
+    monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
+    with pytest.raises(InputError, match=message), app.endpoint(ServeConfig(scaling=scaling)):
+        pass
+
+
 class Load:
     """Clients that post a photograph again and again from so many threads; keeps each answer's status and generator."""
 
