@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,7 @@ class _Events:
         self._folder = folder
         self._aside = tempfile.TemporaryDirectory() if is_uri(folder.location) else None
         self._writer = SummaryWriter(self._aside.name if self._aside else folder.location, purge_step=step + 1)
+        weakref.finalize(self, self._writer.close)  # else its thread stays where a process has one run after another
 
     def add(self, row: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> None:
         """The numbers of a row, and pictures of its step."""

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -291,6 +292,12 @@ def test_three_workers_validate_as_one(pretrain_config: PretrainConfig, tmp_path
     validate(pretrain_config, single_worker(), 1.0)
     assert row(shared) == pytest.approx(row(pretrain_config))
     assert len(list((Path(shared.out) / "samples").iterdir())) == 3
+
+
+def test_no_thread_of_a_run_stays(pretrain_config: PretrainConfig) -> None:
+    before = set(threading.enumerate())
+    plain.fit(steps(pretrain_config, 1))
+    assert "_AsyncWriterThread" not in {type(thread).__name__ for thread in set(threading.enumerate()) - before}
 
 
 def test_rank_0_alone_writes(pretrain_config: PretrainConfig) -> None:
