@@ -51,6 +51,7 @@ def search(config: TuneConfig, space: Space) -> list[Trial]:
         if book.num_left:
             share = share_for_trials(config.concurrent, config.num_workers, book.num_left)
             os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # whose tables come even where verbose is 0
+            os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # one of which ends Ctrl-C with a traceback
             os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # with it Ctrl-C would end the search as if it were done
             _make_tuner(config, book, share).fit()
         return book.trials

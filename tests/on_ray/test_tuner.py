@@ -274,6 +274,21 @@ def test_a_killed_population_ends_as_one_left_alone(population: TuneConfig, tmp_
 
 
 @pytest.mark.slow
+def test_ctrl_c_stops_a_search_that_goes_on(config: TuneConfig) -> None:
+    steps = dataclasses.replace(config.loop, steps=400, evaluate_every=400, checkpoint_every=4)
+    config = dataclasses.replace(config, loop=steps)
+    running = start(config)
+    wait_for(lambda: list((run_of(config, 0) / "checkpoints").glob("*/checkpoint.json")))
+    running.send_signal(signal.SIGINT)
+    output, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert errors.splitlines()[-1].startswith("srgan-ray tune: stopped; the same command goes on")
+    assert not output
+    assert not (Path(config.out) / "generator.safetensors").exists()
+    assert [row["status"] for row in rows(config)] == ["running"]
+
+
+@pytest.mark.slow
 def test_kills_cost_no_trial(config: TuneConfig, tmp_path: Path) -> None:
     """A trial's process killed, then the command; started again, it ends with the rows of a search left alone."""
     steps = dataclasses.replace(config.loop, steps=40, evaluate_every=40, checkpoint_every=4)
