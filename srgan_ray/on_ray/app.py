@@ -11,6 +11,7 @@ import torch
 from fastapi import FastAPI
 from pydantic import TypeAdapter, ValidationError
 from ray import serve
+from ray.serve.context import _get_global_client
 
 from srgan_ray.errors import InputError
 from srgan_ray.on_ray.cluster import largest_node, places_for, total_cpus
@@ -33,11 +34,17 @@ def endpoint(config: ServeConfig) -> Iterator[str]:
     """The running endpoint's URL; at the end it answers the requests it has, and stops. A Serve that ran before goes
     on, with its own host and port.
 
-    Raises InputError where the port is taken or the nodes have no room for the replicas.
+    Raises InputError where the port is taken, the nodes have no room for the replicas, or this application is there.
     """
     application = build_application(dataclasses.replace(config, scaling=_with_shares(config.scaling)))
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    ran_before = bool(serve.status().proxies)
+    before = serve.status()
+    if NAME in before.applications:
+        raise InputError(
+            f"the cluster's Serve has an application {NAME} already; wanted none: stop the command that serves it, or "
+            "set RAY_ADDRESS to another cluster"
+        )
+    ran_before = bool(before.proxies)
     try:
         serve.start(http_options={"host": config.host, "port": config.port})
     except RuntimeError as error:
@@ -49,7 +56,9 @@ def endpoint(config: ServeConfig) -> Iterator[str]:
         raise
     try:
         serve.run(application, name=NAME, route_prefix="/")
-        yield f"http://{config.host}:{config.port}"
+        client = _get_global_client()
+        assert client
+        yield client.root_url  # that of a Serve that ran before is its own
     finally:
         serve.delete(NAME)
         if not ran_before:

@@ -151,6 +151,26 @@ def test_replicas_without_a_place_are_refused(
         pass
 
 
+def test_a_serve_that_ran_before_keeps_its_port_and_its_applications(generator_file: str, ray_cluster: None) -> None:
+    from ray import serve
+
+    from srgan_ray.on_ray.app import NAME, endpoint
+
+    port, wanted = free_port(), free_port()
+    config = ServeConfig(ModelConfig(generator_file), port=wanted)
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    try:
+        with endpoint(config) as url:
+            assert url == f"http://127.0.0.1:{port}"
+            assert post(url, b"no image")[0] == 400
+            with pytest.raises(InputError, match="has an application srgan-ray already"), endpoint(config):
+                pass
+            assert NAME in serve.status().applications
+            assert post(url, b"no image")[0] == 400
+    finally:
+        serve.shutdown()
+
+
 class Load:
     """Clients that post a photograph again and again from so many threads; keeps each answer's status and generator."""
 
