@@ -316,19 +316,6 @@ def test_kills_cost_no_trial(config: TuneConfig, tmp_path: Path) -> None:
     assert without_times(killed) == without_times(rows(alone))
 
 
-@pytest.mark.slow
-def test_ctrl_c_ends_no_search_as_if_it_were_done(config: TuneConfig) -> None:
-    running = start(dataclasses.replace(config, trials=20))
-    wait_for(lambda: (run_of(config, 1) / "checkpoints").is_dir())
-    assert rows(config)[0]["status"] == "finished"
-    running.send_signal(signal.SIGINT)
-    output, errors = running.communicate(timeout=100)
-    assert running.returncode == 130, errors
-    assert output == ""
-    assert errors.splitlines()[-1].startswith("srgan-ray tune: stopped; the same command goes on")
-    assert not (Path(config.out) / "generator.safetensors").exists()
-
-
 def start(config: TuneConfig, *flags: str) -> subprocess.Popen:
     loop = config.loop
     arguments = [

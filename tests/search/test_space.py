@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from srgan_ray.config import TrainConfig
 from srgan_ray.errors import InputError
-from srgan_ray.search.space import parse_space
+from srgan_ray.search.space import parse_space, values_to_check
 
 BASE = TrainConfig(data="shards", out="search", init="psnr")
 
@@ -75,3 +75,12 @@ def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
     path.write_text("learning_rate: log")
     with pytest.raises(InputError, match="is no JSON file of paths and ranges"):
         parse_space([str(path)], BASE)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 1), (16, 1000), (16, 4096), (1, 10**9)])
+def test_a_wide_range_of_integers_is_checked_here_and_there(low: int, high: int) -> None:
+    values = list(values_to_check(IntDistribution(low, high)))
+    assert (values[0], values[-1]) == (low, high)
+    assert len(values) <= 1002
+    assert high - low < 3 or {value % 4 for value in values} == {0, 1, 2, 3}
+    assert high - low > 1000 or values == list(range(low, high + 1))
