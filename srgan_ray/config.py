@@ -112,8 +112,6 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.init == "":
-            raise InputError("--init names nothing; wanted a run folder, a generator file, or a released generator")
         if self.discriminator_learning_rate is not None and not self.discriminator_learning_rate > 0:
             raise InputError(
                 f"--discriminator-learning-rate {self.discriminator_learning_rate}; wanted more than 0, or None"

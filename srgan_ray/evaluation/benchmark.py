@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,7 +92,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     return {"num_images": len(pairs), "degradation": degradation, "trained_on": card.degradation, "figures": means}
 
 
-def load_pristine(path: str, pairs: Sequence[Pair]) -> PristineModel:
+def load_pristine(path: str, pairs: Iterable[Pair]) -> PristineModel:
     """NIQE's pristine model, for these pairs. Raises InputError for one that is too small."""
     for pair in pairs:
         height, width = pair.hr.shape[:2]
@@ -104,7 +104,7 @@ def load_pristine(path: str, pairs: Sequence[Pair]) -> PristineModel:
     return load_pristine_model(path)
 
 
-def load_lpips(weights: str, pairs: Sequence[Pair]) -> Lpips:
+def load_lpips(weights: str, pairs: Iterable[Pair]) -> Lpips:
     """LPIPS's network, for these pairs. Raises InputError for one that is too small."""
     lpips = Lpips(weights)
     for pair in pairs:

@@ -1,7 +1,7 @@
 """What a generator is worth on the validation photographs: distortion, perception, and what must stay healthy."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -93,9 +93,8 @@ class Judge:
     ) -> None:
         self._pairs = ValPairs(data, degradation, max_photographs)
         self._precision = precision
-        pairs = [pair.pair for pair in self._pairs]
-        self._pristine = load_pristine(niqe_model, pairs) if niqe_model else None
-        self._lpips = load_lpips(lpips_weights, pairs) if lpips_weights else None
+        self._pristine = load_pristine(niqe_model, self._bare_pairs()) if niqe_model else None
+        self._lpips = load_lpips(lpips_weights, self._bare_pairs()) if lpips_weights else None
         self._protocol = Protocol("psnr", "y", degradation, f"{self._pairs.data_hash}, {len(self._pairs)} of val")
 
     def __call__(self, generator: Generator) -> Figures:
@@ -109,13 +108,16 @@ class Judge:
         figures = {name: average((row[name] for row in rows), self._protocol_of(name)) for name in rows[0]}
         return {**figures, "perception": self._perception(srs)}
 
+    def _bare_pairs(self) -> Iterator[Pair]:
+        return (pair.pair for pair in self._pairs)
+
     def _protocol_of(self, name: str) -> Protocol:
         if name.startswith("psnr"):
             return self._protocol
         return dataclasses.replace(self._protocol, metric=name.removesuffix("_db"), colour="rgb", border_px=0)
 
     def _perception(self, srs: list[np.ndarray]) -> Measurement:
-        hrs = [pair.pair.hr for pair in self._pairs]
+        hrs = [pair.hr for pair in self._bare_pairs()]
         if self._lpips:
             return measure_lpips(self._lpips, srs, hrs, self._protocol)
         if self._pristine:

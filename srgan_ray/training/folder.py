@@ -136,8 +136,9 @@ class RunFolder:
         try:
             yield
         except BaseException:
-            with contextlib.suppress(Exception):  # the error inside is the one to be told
-                self.write_report()
+            with contextlib.suppress(InputError, OSError):  # a full disk: the error inside is the one to be told
+                if self.metrics():
+                    self.write_report()
             raise
         self.write_report()
 

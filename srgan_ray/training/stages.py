@@ -76,6 +76,8 @@ def check_stage(config: RunConfig) -> None:
             f"{size.num_blocks} --generator.num-features {size.num_features}"
         )
     if isinstance(config, TrainConfig):
+        if not config.init:
+            raise InputError("--init names nothing; wanted a run folder, a generator file, or a released generator")
         sizes = [load_init(config).config]
         if config.fidelity_generator:
             sizes.append(_load_given("--fidelity-generator", config.fidelity_generator)[0].config)
