@@ -232,7 +232,7 @@ def test_settings_that_do_not_go_together_are_a_failed_trial(
     with torch_threads(1):
         tuner._train({"trial": Trial(1, {"crops.batch_size": 1, "crops.crop_px": 16})}, config, TrialShare(1, 0, 1))
     [row] = told
-    assert row["error"].startswith("--batch-size 1 --crop-px 16")
+    assert row["error"].startswith("--crop-px 16 --batch-size 1 --num-workers 1; BatchNorm would see one value")
 
 
 @pytest.mark.slow
