@@ -172,9 +172,10 @@ def draw_crop(step: int, slot: int, id: str, height: int, width: int, config: Cr
 
 
 def cut(image: np.ndarray, crop: Crop, side_px: int, scale: int) -> np.ndarray:
-    """The crop of an image whose pixels are 1/`scale` of an LR pixel: (H, W, 3) to (side_px, side_px, 3)."""
+    """The crop of an image whose pixels are 1/`scale` of an LR pixel: (H, W, 3) to (side_px, side_px, 3), a copy that
+    does not hold the image."""
     top, left = crop.top * scale, crop.left * scale
-    part = image[top : top + side_px, left : left + side_px]
+    part = image[top : top + side_px, left : left + side_px].copy()  # before it is turned: row by row
     return np.rot90(part[:, ::-1] if crop.flip else part, crop.turns)
 
 

@@ -162,13 +162,12 @@ class Photographs:
 
 
 def cut_pairs(image: Decoded, steps: range, slot: int, config: CropConfig) -> dict[int, CropPair]:
-    """The crops that `slot` takes of a photograph in these steps, as copies that do not hold it."""
-    pairs = {step: cut_pair(image, step, slot, config) for step in steps}
-    return {step: CropPair(pair.lr.copy(), pair.hr.copy()) for step, pair in pairs.items()}
+    """The crops that `slot` takes of a photograph in these steps."""
+    return {step: cut_pair(image, step, slot, config) for step in steps}
 
 
 def cut_pair(image: Decoded, step: int, slot: int, config: CropConfig) -> CropPair:
-    """The crop that `slot` of `step` takes of a photograph, as views of it."""
+    """The crop that `slot` of `step` takes of a photograph."""
     crop = draw_crop(step, slot, image.id, image.hr.shape[0], image.hr.shape[1], config)
     lr = cut(image.lr[crop.degradation], crop, config.crop_px // SCALE, 1)
     return CropPair(lr, cut(image.hr, crop, config.crop_px, SCALE))
