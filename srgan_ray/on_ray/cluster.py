@@ -31,10 +31,7 @@ def metrics_url() -> str:
 
 def places_for(num_cpus: int, num_gpus: float) -> int:
     """How many actors of so many CPUs, at least one, and GPUs fit on the nodes, each on one."""
-    return sum(
-        min(int(node.get("CPU", 0)) // num_cpus, int(node.get("GPU", 0) // num_gpus) if num_gpus else sys.maxsize)
-        for node in _nodes()
-    )
+    return sum(_places(node, num_cpus, num_gpus) for node in _nodes())
 
 
 def share_for(worker_counts: range) -> tuple[int, bool]:
@@ -57,9 +54,11 @@ def share_for(worker_counts: range) -> tuple[int, bool]:
     return share, bool(num_gpus)
 
 
-def _places(node: dict[str, float], num_cpus: int = 1) -> int:
-    """Workers of so many CPUs, and of one GPU on a node that has any, that fit on a node."""
-    return min(int(node.get("CPU", 0)) // num_cpus, int(node.get("GPU", 0)) or sys.maxsize)
+def _places(node: dict[str, float], num_cpus: int = 1, num_gpus: float | None = None) -> int:
+    """Workers of so many CPUs and GPUs that fit on a node; None: of one GPU on a node that has any."""
+    gpus = int(node.get("GPU", 0))
+    each = min(gpus, 1) if num_gpus is None else num_gpus
+    return min(int(node.get("CPU", 0)) // num_cpus, int(gpus // each) if each else sys.maxsize)
 
 
 class TrialShare(NamedTuple):
