@@ -25,7 +25,7 @@ class Validation:
 
     Each photograph is measured on one rank, and the means are taken in the order of the photographs: these figures do
     not depend on the number of workers. Rank 0 records them, and the gradients by its part of the batch, and keeps the
-    best generator.
+    best generator; the others wait for it.
     """
 
     def __init__(self, config: RunConfig, stage: Stage, worker: Worker, report: Report) -> None:
@@ -50,6 +50,7 @@ class Validation:
             all_means, all_measured, all_samples = zip(*gathered)
             with self._folder.writing():
                 self._record(_mean(all_means), _mean(_in_order(all_measured)), _in_order(all_samples), batch)
+        self._worker.gather(None)  # else the others' clocks would count rank 0's writing as part of the next step
 
     def _measure(self, val_pair: ValPair, sr: np.ndarray) -> dict[str, float]:
         figures = measure_pair(val_pair, sr)

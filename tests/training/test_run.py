@@ -6,7 +6,10 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -288,14 +291,46 @@ def test_three_workers_validate_as_one(pretrain_config: PretrainConfig, tmp_path
         return {name: value for name, value in found.items() if isinstance(value, float)}
 
     shared, held = dataclasses.replace(pretrain_config, out=str(tmp_path / "shared")), list[tuple]()
+
+    def gather(part: tuple | None) -> list:
+        held.extend([part] if part else [])
+        return held
+
     for rank in (2, 1, 0):
-        worker = single_worker()._replace(rank=rank, num_workers=3, gather=lambda part: held.append(part) or held)
+        worker = single_worker()._replace(rank=rank, num_workers=3, gather=gather)
         validate(shared, worker, float(rank))
         assert Path(shared.out).exists() == (rank == 0), "rank 0 alone writes"
     assert sorted(number for _, measured, _ in held for number in measured) == [0, 1, 2, 3]
     validate(pretrain_config, single_worker(), 1.0)
     assert row(shared) == pytest.approx(row(pretrain_config))
     assert len(list((Path(shared.out) / "samples").iterdir())) == 3
+
+
+def test_no_rank_goes_on_before_a_validation_is_written_down(
+    pretrain_config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, meeting, record = [None, None], threading.Barrier(2, timeout=60), RunFolder.record
+    batch = Feed(pretrain_config.data, pretrain_config.crops).batch(1)
+
+    def validate(rank: int) -> bool:
+        def gather(part: Any) -> list:
+            parts[rank] = part
+            meeting.wait()
+            found = list(parts)
+            meeting.wait()
+            return found
+
+        worker = single_worker()._replace(rank=rank, num_workers=2, gather=gather)
+        Validation(pretrain_config, build_stage(pretrain_config, worker), worker, Stopping(0))({}, batch)
+        return bool(RunFolder(pretrain_config.out).metrics())
+
+    def record_slowly(self: RunFolder, *given: Any) -> None:
+        time.sleep(0.5)
+        record(self, *given)
+
+    monkeypatch.setattr(RunFolder, "record", record_slowly)
+    with ThreadPoolExecutor(2) as ranks:
+        assert list(ranks.map(validate, (0, 1))) == [True, True]
 
 
 def test_no_thread_of_a_run_stays(pretrain_config: PretrainConfig) -> None:
