@@ -51,7 +51,9 @@ def prepare(argv: list[str]) -> Summary:
     folder, request = Folder(config.out), config.request
     manifest = find_finished(config)  # without a lock, which leaves a file: the folder may be of something else
     if not manifest:
-        photographs = list_photographs(request.source, request.limit, request.seed, config.cache, config.mirror)
+        photographs = list_photographs(
+            request.source, request.limit, request.seed, config.cache, config.mirror, config.out
+        )
         with folder.locked():
             manifest = find_finished(config)  # by another command meanwhile
             if not manifest:
@@ -141,6 +143,7 @@ def serve(argv: list[str]) -> Summary:
     from srgan_ray.serving.protocol import ServeConfig
 
     config = parse(ServeConfig, argv, "serve").resolved()
+    url = f"http://{config.host}:{config.port}"  # of a Serve that runs already another one
     Handler(config.model)  # a bad generator file is refused here, not in a replica
     with ray_session():
         from srgan_ray.on_ray.app import endpoint
@@ -150,11 +153,11 @@ def serve(argv: list[str]) -> Summary:
             places = f"its interface described at {url}/docs, its metrics at {metrics_url()}"
             print(f"serving on {url}, {places}; Ctrl-C stops", file=sys.stderr)
             signal.pause()
-    return {"served": f"http://{config.host}:{config.port}"}
+    return {"served": url}
 
 
 def demo(argv: list[str]) -> Summary:
-    """All of the above, once, on photographs that are at hand, in a few minutes."""
+    """Prepare, both trainings, evaluate and the endpoint, once, on photographs that are at hand, in a few minutes."""
     from srgan_ray.demo import DemoConfig, run_demo
 
     return run_demo(parse(DemoConfig, argv, "demo"))

@@ -36,7 +36,7 @@ SEED = 2  # with it the split rule holds out `astronaut.png` and nothing else
 
 @dataclasses.dataclass(frozen=True)
 class DemoConfig:
-    """All verbs, once, on photographs that are at hand."""
+    """Prepare, both trainings, evaluate and the endpoint, once, on photographs that are at hand."""
 
     out: str
     """Folder for everything: shards, both runs, figures, the upscaled photograph, before_after.png."""

@@ -15,7 +15,7 @@ import torch
 
 from srgan_ray.data import images
 from srgan_ray.data.crops import MIXED, CropConfig, Stream, Window, cut, draw, draw_crop, reach, steps_of_crops
-from srgan_ray.data.degrade import SCALE
+from srgan_ray.data.degrade import DEGRADATIONS, SCALE
 from srgan_ray.data.manifest import PREPARE_AGAIN
 from srgan_ray.data.shard_set import Row, ShardSet
 from srgan_ray.errors import InputError
@@ -176,10 +176,10 @@ def cut_pair(image: Decoded, step: int, slot: int, config: CropConfig) -> CropPa
 def check_feed(folder: str | Path, config: CropConfig, num_workers: int) -> None:
     """Raise InputError unless the shard set can feed these batches to so many workers."""
     request = ShardSet(folder, "train").manifest.request
-    wanted = request.degradations if config.degradation == MIXED else (config.degradation,)
-    if missing := [name for name in wanted if name not in request.degradations]:
+    wanted = tuple(DEGRADATIONS) if config.degradation == MIXED else (config.degradation,)
+    if not set(wanted) <= set(request.degradations):
         raise InputError(
-            f"--degradation {missing[0]}; the shards in {folder} hold {', '.join(request.degradations)}: "
+            f"--degradation {config.degradation}; the shards in {folder} hold {', '.join(request.degradations)}: "
             "choose one of these, or prepare with --degradations"
         )
     if request.min_side_px < config.crop_px:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from srgan_ray.data.download import STANFORD_DOGS, download
-from srgan_ray.data.storage import absolute, below, is_uri, list_files, resolve
+from srgan_ray.data.storage import absolute, below, is_uri, list_files, path_inside, resolve
 from srgan_ray.errors import InputError
 
 # Colour and grey photographs inside scikit-image's wheel; of its stereo pair only the left one.
@@ -67,14 +67,17 @@ class Photograph:
         return re.sub(r"^n\d{8}-", "", Path(self.name).parent.name)
 
 
-def list_photographs(source: str, limit: int, seed: int, cache: str = "", mirror: str = "") -> list[Photograph]:
+def list_photographs(
+    source: str, limit: int, seed: int, cache: str = "", mirror: str = "", out: str = ""
+) -> list[Photograph]:
     """The source's files in an order drawn from `seed` and their names; the first `limit` of them (0: all).
 
     The order mixes the breeds, does not depend on the file system, and is the order of the rows in the shards. Rows of
     a Parquet file keep together in their row groups, which can only be read whole. `cache` and `mirror` are those of
-    `stanford-dogs`. Raises InputError for a source that is not there, not readable or empty.
+    `stanford-dogs`. What lies below `out`, which may be in the source, is none of it. Raises InputError for a source
+    that is not there, not readable or empty.
     """
-    photographs = sorted(_images(source, cache, mirror), key=lambda photograph: _draw(seed, photograph))
+    photographs = sorted(_images(source, cache, mirror, out), key=lambda photograph: _draw(seed, photograph))
     if not photographs:
         raise InputError(f"SOURCE {source} holds no file; wanted photographs")
     return photographs[:limit] if limit else photographs
@@ -86,13 +89,13 @@ def _draw(seed: int, photograph: Photograph) -> tuple[bytes, int, str]:
     return key, photograph.offset if photograph.column else 0, photograph.name
 
 
-def _images(source: str, cache: str, mirror: str) -> Iterator[Photograph]:
+def _images(source: str, cache: str, mirror: str, out: str) -> Iterator[Photograph]:
     if source == "samples":
         yield from _samples()
     elif source == "stanford-dogs":
         yield from _place(str(download(STANFORD_DOGS, Path(cache).expanduser().absolute(), mirror)))
     elif is_uri(source) or Path(source).exists():
-        yield from _place(absolute(source))
+        yield from _place(absolute(source), out)
     else:
         raise InputError(
             f"SOURCE {source} does not exist; wanted `stanford-dogs`, `samples`, a folder, a .tar, a .parquet, or a URI"
@@ -106,10 +109,12 @@ def _samples() -> Iterator[Photograph]:
         yield Photograph(name, str(folder / name), 0, found.st_size, modified_ns=found.st_mtime_ns)
 
 
-def _place(source: str) -> Iterator[Photograph]:
-    """The images of a path or URI."""
+def _place(source: str, out: str = "") -> Iterator[Photograph]:
+    """The images of a path or URI, but for what lies below `out`."""
     for name, size, modified_ns in list_files(source):
         location = below(source, name)
+        if out and path_inside(location, out):
+            continue
         ending = location.partition("?")[0]
         if ending.endswith(".tar"):
             yield from _tar(location, name, modified_ns)
@@ -144,9 +149,12 @@ def _parquet(location: str, prefix: str) -> Iterator[Photograph]:
     """The rows of a Parquet file, named by their label, if there is one, and their path or number; by both where
     another row has the name already."""
     try:
-        file = _open_parquet(location)
+        yield from _rows(_open_parquet(location), location, prefix)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"SOURCE {location} cannot be read as Parquet: {error}") from error
+
+
+def _rows(file: pq.ParquetFile, location: str, prefix: str) -> Iterator[Photograph]:
     column, row = _image_column(file.schema_arrow, location), 0
     taken: set[str] = set()
     label = next((name for name in ("breed", "label") if name in file.schema_arrow.names), None)

@@ -66,6 +66,17 @@ def below(location: str, name: str) -> str:
     return f"{place.rstrip('/')}/{name}{mark}{query}" if name else location
 
 
+def path_inside(inner: str, outer: str) -> str:
+    """The path of a location below another one; empty where it does not lie below it."""
+    path, prefix = (without_query(absolute(location)).rstrip("/") for location in (inner, outer))
+    return path.removeprefix(f"{prefix}/") if path.startswith(f"{prefix}/") else ""
+
+
+def without_query(location: str) -> str:
+    """The place that a URI names, without what follows about how to reach it; a path as it is."""
+    return location.partition("?")[0] if is_uri(location) else location
+
+
 def split(location: str | Path) -> tuple["Folder", str]:
     """The folder in which a file lies, and the file's name; a URI keeps its query."""
     place, mark, query = absolute(location).partition("?") if is_uri(location) else (absolute(location), "", "")
@@ -156,9 +167,7 @@ class Folder:
             else:
                 _write_local(Path(root) / name, content)
         except OSError as error:
-            raise InputError(
-                f"{self._setting} {self.location}: {name} cannot be written: {_first_line(error)}"
-            ) from error
+            raise self._failure(name, "written", error) from error
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete these files, and of the folders they leave empty the local ones."""
@@ -169,9 +178,7 @@ class Folder:
                 if not is_uri(self.location):
                     _remove_empty_folders(Path(root), (Path(root) / name).parent)
             except OSError as error:
-                raise InputError(
-                    f"{self._setting} {self.location}: {name} cannot be deleted: {_first_line(error)}"
-                ) from error
+                raise self._failure(name, "deleted", error) from error
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

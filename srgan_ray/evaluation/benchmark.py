@@ -1,8 +1,10 @@
 """A generator beside bicubic interpolation, on the same LR images."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -87,13 +89,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         print(f"note: trained on LR by {card.degradation}, measured on {degradation}", file=sys.stderr)
     figures = {name: as_json(row) for name, row in table.items()}
     if config.json:
-        Path(config.json).write_text(json.dumps({"trained_on": card.degradation, "figures": figures}, indent=2) + "\n")
+        described = json.dumps({"trained_on": card.degradation, "figures": figures}, indent=2)
+        with _writing(f"--json {config.json}", "file"):
+            Path(config.json).write_text(described + "\n")
     means = {name: {metric: round(m.value, 4) for metric, m in row.items()} for name, row in table.items()}
     return {"num_images": len(pairs), "degradation": degradation, "trained_on": card.degradation, "figures": means}
 
 
 def load_pristine(path: str, pairs: Iterable[Pair]) -> PristineModel:
-    """NIQE's pristine model, for these pairs. Raises InputError for one that is too small."""
+    """NIQE's pristine model, for these pairs. Raises InputError for one that is too small or has no texture."""
+    pairs = list(pairs)
     for pair in pairs:
         height, width = pair.hr.shape[:2]
         if count_blocks(height, width) < MIN_BLOCKS:
@@ -101,7 +106,14 @@ def load_pristine(path: str, pairs: Iterable[Pair]) -> PristineModel:
                 f"--niqe-model {path}: {pair.name} has {width}x{height} pixels; "
                 f"wanted {MIN_BLOCKS} blocks of {BLOCK_PX}x{BLOCK_PX} inside a border of {BORDER_PX}"
             )
-    return load_pristine_model(path)
+    model = load_pristine_model(path)
+    for pair in pairs:
+        if not math.isfinite(niqe(pair.hr, model)):
+            raise InputError(
+                f"--niqe-model {path}: {pair.name} has fewer than {MIN_BLOCKS} blocks of {BLOCK_PX}x{BLOCK_PX} with "
+                "texture; wanted another photograph"
+            )
+    return model
 
 
 def load_lpips(weights: str, pairs: Iterable[Pair]) -> Lpips:
@@ -172,7 +184,8 @@ def compare(
     for index, pair in enumerate(pairs):
         if pictures:
             picture = caption_panels(pair.lr, {name: sr[index] for name, sr in results.items()}, pair.hr)
-            (pictures / f"{pair.name}.png").write_bytes(images.encode(picture, "png"))
+            with _writing(f"--pictures {pictures}", "folder"):
+                (pictures / f"{pair.name}.png").write_bytes(images.encode(picture, "png"))
     rows = {
         name: measure([(pair.hr, sr) for pair, sr in zip(pairs, srs)], degradation, data_hash)
         | measure_alone(srs, degradation, data_hash, pristine)
@@ -254,17 +267,22 @@ def _caption(image: np.ndarray, text: str) -> np.ndarray:
 
 def _make_places(config: EvaluateConfig) -> None:
     """The folders and the file that are written to in the end."""
-    try:
-        if config.pictures:
+    if config.pictures:
+        with _writing(f"--pictures {config.pictures}", "folder"):
             Path(config.pictures).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--pictures {config.pictures}: {error.strerror}; wanted a folder to write to") from error
-    try:
-        if config.json:
+    if config.json:
+        with _writing(f"--json {config.json}", "file"):
             Path(config.json).parent.mkdir(parents=True, exist_ok=True)
             open(config.json, "a").close()
+
+
+@contextlib.contextmanager
+def _writing(given: str, kind: str) -> Iterator[None]:
+    """What goes wrong while a place is written to becomes an InputError that names it."""
+    try:
+        yield
     except OSError as error:
-        raise InputError(f"--json {config.json}: {error.strerror}; wanted a file to write to") from error
+        raise InputError(f"{given}: {error.strerror}; wanted a {kind} to write to") from error
 
 
 def _image_files(setting: str, folder: str) -> Iterator[Path]:

@@ -18,6 +18,7 @@ from srgan_ray.models.generator import Generator
 from srgan_ray.models.registry import Registry, open_registry
 from srgan_ray.models.upscaler import Upscaler
 
+CANDIDATE = "RUN_OR_TRIAL"
 TIMED_SIDE_PX = 128  # of the LR image that is timed
 NUM_TIMES = 9
 
@@ -26,14 +27,15 @@ NUM_TIMES = 9
 class PromoteConfig:
     """A generator measured, and made a registry's current one where it passes."""
 
-    candidate: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_TRIAL")]
+    candidate: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=CANDIDATE)]
     """A run folder, a search's or a trial's, a generator file, or a released generator."""
     to: str
     """Registry: a folder, by path or URI; one that is new or empty becomes one."""
     data: str
     """Shard set, on whose validation photographs the candidate is measured."""
-    degradation: str = MIXED
-    """How their LR was made: opencv_cubic, matlab_bicubic, or mixed, each of them."""
+    degradation: str = ""
+    """How their LR was made: opencv_cubic, matlab_bicubic, or mixed, each of them; empty: as the candidate's training
+    had it."""
     max_val_photographs: int = 32
     """Measure on the first so many of them."""
     min_gain_db: float = 0.0
@@ -44,7 +46,7 @@ class PromoteConfig:
     """bf16, fp32, or auto: bf16 where the hardware multiplies it natively."""
 
     def __post_init__(self) -> None:
-        if self.degradation not in (*DEGRADATIONS, MIXED):
+        if self.degradation not in ("", *DEGRADATIONS, MIXED):
             raise InputError(f"--degradation {self.degradation}; wanted one of {', '.join((*DEGRADATIONS, MIXED))}")
         if self.max_val_photographs < 1:
             raise InputError(f"--max-val-photographs {self.max_val_photographs}; wanted 1 or more")
@@ -66,10 +68,10 @@ def promote(config: PromoteConfig) -> dict[str, Any]:
     """Measure the candidate, and make it the current one. Raises InputError, with every reason, where it is refused:
     the registry is as it was then."""
     location = find_generator(config.candidate)
-    content = read_generator(location)  # once: a run may replace the file while it is measured
-    candidate, card = parse_generator(content, location)
+    content = read_generator(location, CANDIDATE)  # once: a run may replace the file while it is measured
+    candidate, card = parse_generator(content, location, CANDIDATE)
     registry = Registry(config.to, "--to")
-    judge = Judge(config.data, config.degradation, config.max_val_photographs, config.precision)
+    judge = Judge(config.data, config.degradation or card.degradation, config.max_val_photographs, config.precision)
     with registry.locked():
         current = registry.current
         figures, faults = _measure(judge, candidate, config)
@@ -80,7 +82,7 @@ def promote(config: PromoteConfig) -> dict[str, Any]:
             faults.append(f"takes {slowdown:.2f} times as long as version {current}, wanted {config.max_slowdown}")
         print(_format(card.name, figures, slowdown), file=sys.stderr)
         if faults:
-            raise InputError(f"RUN_OR_TRIAL {location} is refused: {'; '.join(faults)}; {registry} is as it was")
+            raise InputError(f"{CANDIDATE} {location} is refused: {'; '.join(faults)}; {registry} is as it was")
         known = {
             "generator": card.name,
             "source": location,

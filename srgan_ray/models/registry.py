@@ -53,10 +53,14 @@ class Registry:
 
     def history(self) -> list[dict[str, Any]]:
         """What was done: `time` (UTC), `action`, the `version` that it made the current one, the one `before`, and what
-        a promotion knew."""
+        a promotion knew. Raises InputError where the file is damaged."""
         if not self._folder.has(REGISTRY):
             return []
-        history: list[dict[str, Any]] = json.loads(self._folder.read(REGISTRY))["history"]
+        try:
+            history: list[dict[str, Any]] = json.loads(self._folder.read(REGISTRY))["history"]
+            assert history[-1]["version"]  # it is written first with the first promotion
+        except (ValueError, LookupError, TypeError, AssertionError) as error:
+            raise InputError(f"{self._setting} {self}: {REGISTRY} is damaged; wanted the one that was there") from error
         return history
 
     def promote(self, content: bytes, known: dict[str, Any]) -> int:
@@ -73,11 +77,12 @@ class Registry:
         Raises InputError where there is no such version.
         """
         promotions = {entry["version"]: entry for entry in self.history() if entry["action"] == PROMOTE}
-        wanted = version or promotions[self.current]["before"]
+        wanted = promotions[self.current]["before"] if version is None else version
         if wanted not in promotions:
+            missing = f"before {self.current}" if wanted is None else wanted
             raise InputError(
-                f"{self._setting} {self}: no version {wanted or f'before {self.current}'} to go back to; wanted "
-                f"--version with one of {', '.join(map(str, promotions))}"
+                f"{self._setting} {self}: no version {missing} to go back to; wanted --version with one of "
+                f"{', '.join(map(str, promotions))}"
             )
         self._enter(ROLLBACK, wanted, {})
         return wanted

@@ -1,7 +1,8 @@
-"""gloo, torch's communication between CPUs, on the network that Ray's nodes know each other by.
+"""gloo and NCCL, torch's communication between CPUs and between GPUs, on the network that Ray's nodes know each other
+by.
 
-Left alone it takes the address that the machine's own name stands for, which on Debian is 127.0.1.1: workers on other
-nodes then cannot connect.
+Left alone NCCL takes the first interface that it finds, and gloo the address that the machine's own name stands for,
+which on Debian is 127.0.1.1: workers on other nodes then cannot connect.
 """
 
 import os
@@ -29,8 +30,10 @@ class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]  # Ray Train's 
 
 
 def _choose_interface() -> None:
-    """In a worker: gloo's network interface is the one with the node's address, where GLOO_SOCKET_IFNAME says none."""
+    """In a worker: the network interface is the one with the node's address, where GLOO_SOCKET_IFNAME or
+    NCCL_SOCKET_IFNAME say none."""
     address = ray.util.get_node_ip_address()
     for name, addresses in psutil.net_if_addrs().items():
         if (socket.AF_INET, address) in [(found.family, found.address) for found in addresses]:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # "=": the whole name, not its beginning

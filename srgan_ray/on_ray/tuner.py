@@ -129,6 +129,9 @@ class StopHopeless(ASHAScheduler):
 
 def _train(settings: dict[str, Any], config: TuneConfig, share: TrialShare) -> None:
     """A trial, in its own process. What a restart would not help is reported, not raised."""
+    # A stopped trial may still write its checkpoint and report: after 2 s Ray would give up the one that comes next in
+    # this process, and never tell the searcher, which then waits for it for ever.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "3600"
     torch.set_num_threads(share.num_cpus)
     report = TuneReport()
     try:

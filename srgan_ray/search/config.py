@@ -62,6 +62,8 @@ class TuneConfig(TrainConfig):
             self._check_population()
         if self.choose not in CHOICES and not self.choose.isdecimal():
             raise InputError(f"--choose {self.choose}; wanted one of {', '.join(CHOICES)}, or a trial's number")
+        if self.choose.isdecimal() and int(self.choose) >= self.num_trials:
+            raise InputError(f"--choose {self.choose} of {self.num_trials} trials; wanted 0 to {self.num_trials - 1}")
 
     def _check_population(self) -> None:
         if self.stop_early:

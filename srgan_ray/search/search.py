@@ -22,6 +22,7 @@ from srgan_ray.search.trials import Trial
 from srgan_ray.training.run import check_inputs, with_absolute_paths
 from srgan_ray.training.stages import load_init
 
+GENERATORS = ("init", "fidelity_generator")  # settings that name one
 MUST_FIT_THE_SHARDS = {"crops.batch_size", "crops.crop_px"}
 
 
@@ -64,6 +65,8 @@ class Search:
             training = dataclasses.replace(base, init=init)
             check_inputs(training)
             sizes[init] = load_init(training).config
+        for given in values_to_check(self.space["fidelity_generator"]) if "fidelity_generator" in self.space else ():
+            check_inputs(dataclasses.replace(base, fidelity_generator=given))
         if len(set(sizes.values())) > 1:
             described = ", ".join(f"{init} with {size}" for init, size in sizes.items())
             raise InputError(f"--space init: {described}; wanted generators of one size, whose trials can be compared")
@@ -100,8 +103,12 @@ def training_of(config: TuneConfig, trial: Trial) -> TrainConfig:
 
 
 def _with_absolute_paths(space: Space, config: TuneConfig) -> Space:
-    """Generators to begin from, as processes with other working directories find them."""
-    if "init" not in space:
-        return space
-    inits = [with_absolute_paths(dataclasses.replace(config, init=init)) for init in values_to_check(space["init"])]
-    return {**space, "init": CategoricalDistribution([config.init for config in inits])}
+    """Generators that trials read, as processes with other working directories find them."""
+
+    def resolved(name: str, value: str) -> str:
+        return str(getattr(with_absolute_paths(dataclasses.replace(config, **{name: value})), name))
+
+    found = {name: values_to_check(space[name]) for name in GENERATORS if name in space}
+    return space | {
+        name: CategoricalDistribution([resolved(name, value) for value in values]) for name, values in found.items()
+    }

@@ -25,6 +25,7 @@ NOT_SEARCHED = {
     "crops.degradation",
     "loop.steps",
     "loop.max_val_photographs",
+    "content_blocks",  # of more blocks the content loss, by which trials are stopped early, is a larger sum
     "vgg_weights",
 }
 

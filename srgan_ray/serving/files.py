@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from srgan_ray.data.images import UnreadableImage
-from srgan_ray.data.storage import Entry, Folder, absolute, below, is_uri, list_files, split
+from srgan_ray.data.storage import Entry, Folder, absolute, below, is_uri, list_files, path_inside, split, without_query
 from srgan_ray.errors import InputError
 from srgan_ray.serving.handler import Handler, ModelConfig
 from srgan_ray.serving.picture import TooLargeForFormat
@@ -117,7 +117,7 @@ def _list_input(given: str, out: str) -> list[Entry]:
     if not is_uri(given) and not Path(given).exists():
         raise InputError(f"INPUT {given} does not exist; wanted an image file or a folder")
     entries = list_files(absolute(given))
-    if inner := _path_inside(out, given):  # what an earlier command made is no input
+    if inner := path_inside(out, given):  # what an earlier command made is no input
         entries = [entry for entry in entries if not entry.name.startswith(f"{inner}/")]
     if not entries:
         raise InputError(f"INPUT {given} is an empty folder; wanted images in it")
@@ -127,7 +127,7 @@ def _list_input(given: str, out: str) -> list[Entry]:
 def _sources(given: str, entries: list[Entry], format: str) -> Iterable[Source]:
     root = given if is_uri(given) else os.path.abspath(given)  # a link keeps its name
     for entry in entries:
-        name = PurePosixPath(entry.name or PurePosixPath(_without_query(root)).name).with_suffix(f".{format}")
+        name = PurePosixPath(entry.name or PurePosixPath(without_query(root)).name).with_suffix(f".{format}")
         yield Source(below(root, entry.name), str(name), entry.size, entry.modified_ns)
 
 
@@ -135,22 +135,12 @@ def _check_apart(out: str, inputs: dict[str, list[Entry]], results: set[str]) ->
     for given, entries in inputs.items():
         place = absolute(given)
         among = {place} & results
-        if is_folder(entries) and not _path_inside(out, given):
-            among = {result for result in results if _path_inside(result, given)}
+        if is_folder(entries) and not path_inside(out, given):
+            among = {result for result in results if path_inside(result, given)}
         if among:
             raise InputError(
                 f"--out {out}: INPUT {given} would be overwritten or added to by {min(among)}; wanted another folder"
             )
-
-
-def _path_inside(inner: str, outer: str) -> str:
-    """The path of a location below another one; empty where it does not lie below it."""
-    path, prefix = (_without_query(absolute(location)).rstrip("/") for location in (inner, outer))
-    return path.removeprefix(f"{prefix}/") if path.startswith(f"{prefix}/") else ""
-
-
-def _without_query(location: str) -> str:
-    return location.partition("?")[0] if is_uri(location) else location
 
 
 def _read(location: str) -> bytes:

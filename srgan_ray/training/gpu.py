@@ -90,5 +90,6 @@ def _cast(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]
 
 
 def _choosing_algorithms() -> contextlib.AbstractContextManager[None]:
-    """cuDNN tries what it has for each convolution, once for each shape, and takes the fastest."""
-    return torch.backends.cudnn.flags(enabled=True, benchmark=True)
+    """cuDNN tries what it has for each convolution, once for each shape, and takes the fastest. Whether TF32 is among
+    it stays as it is."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=torch.backends.cudnn.allow_tf32)

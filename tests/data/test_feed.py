@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from fakes import make_small_shards
+from fakes import make_shards, make_small_shards
 from srgan_ray.data import crops, feed, images
 from srgan_ray.data.crops import DISTANCE, CropConfig, Stream, cut, draw, draw_crop, reach, rows_of_step
 from srgan_ray.data.degrade import DEGRADATIONS
-from srgan_ray.data.feed import Feed
+from srgan_ray.data.feed import Feed, check_feed
+from srgan_ray.data.manifest import Request
 from srgan_ray.errors import InputError
 
 CONFIG = CropConfig(batch_size=4, crop_px=48)
@@ -273,6 +274,13 @@ raise SystemExit(3)
 
 def _feed_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("feed")]
+
+
+def test_mixed_wants_shards_of_both_degradations(photographs: Path, tmp_path: Path) -> None:
+    make_shards(tmp_path / "one", Request(str(photographs), degradations=("opencv_cubic",)))
+    check_feed(tmp_path / "one", CropConfig(batch_size=4, crop_px=48), 1)
+    with pytest.raises(InputError, match=r"--degradation mixed; the shards in .* hold opencv_cubic: choose one"):
+        check_feed(tmp_path / "one", CropConfig(batch_size=4, crop_px=48, degradation="mixed"), 1)
 
 
 def test_mixed_draws_both_degradations(shards: Path) -> None:

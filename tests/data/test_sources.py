@@ -1,6 +1,7 @@
 """Every kind of source gives the same photographs."""
 
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -159,3 +160,25 @@ def test_bad_sources_are_refused_in_words(source: str, message: str, tmp_path: P
 def test_breeds_come_without_their_wordnet_numbers() -> None:
     names = {"Images/n02085620-Chihuahua/a.jpg": "Chihuahua", "Pug/a.jpg": "Pug", "a.jpg": ""}
     assert {name: Photograph(name, "", 0, 0).breed for name in names} == names
+
+
+def test_what_lies_below_out_is_no_photograph(photographs: Path, tmp_path: Path) -> None:
+    """Where shards are made inside the folder of the photographs, or made anew there."""
+    everything = list_photographs(str(photographs), 0, 0)
+    shutil.copytree(photographs, tmp_path / "in")
+    (tmp_path / "in" / "out").mkdir()
+    for name in ("lock", "a.parquet", "b.png"):
+        (tmp_path / "in" / "out" / name).write_bytes(b"of a shard set")
+    (tmp_path / "in" / "outside.png").write_bytes(b"a photograph")
+    found = list_photographs(str(tmp_path / "in"), 0, 0, out=str(tmp_path / "in" / "out"))
+    assert {file.name for file in found} == {file.name for file in everything} | {"outside.png"}
+
+
+def test_damaged_pages_of_a_parquet_file_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "some.parquet"
+    pq.write_table(pa.table({"image": [bytes([number]) * 5000 for number in range(50)]}), path, compression="snappy")
+    content = bytearray(path.read_bytes())
+    content[10:400] = bytes(range(256)) + bytes(134)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"some\.parquet cannot be read as Parquet"):
+        list_photographs(str(path), 0, 0)

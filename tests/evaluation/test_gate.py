@@ -36,7 +36,7 @@ def test_a_good_generator_is_taken_in_with_its_figures(config: PromoteConfig) ->
     registry = Registry(config.to, "--to")
     [entry] = registry.history()
     assert (summary["version"], registry.current, entry["slowdown"]) == (1, 1, None)
-    assert entry["figures"]["psnr"]["protocol"]["degradation"] == "mixed"
+    assert entry["figures"]["psnr"]["protocol"]["degradation"] == "mixed"  # as the card has it
     assert entry["figures"]["psnr"]["value"] == pytest.approx(summary["psnr"], abs=1e-4)
     assert Path(registry.location(1)).read_bytes() == Path(find_generator("psnr")).read_bytes()
     assert promote(config)["version"] == 2
@@ -45,7 +45,11 @@ def test_a_good_generator_is_taken_in_with_its_figures(config: PromoteConfig) ->
 
 @pytest.mark.parametrize(
     ("noise", "reason"),
-    [(0.1, r"colour_drift = .* levels, healthy up to 1\.0"), (1, "dB over bicubic, wanted at least .0.00"), (1e30, "")],
+    [
+        (0.1, r"colour_drift = .* levels, healthy up to 1\.0"),
+        (1, "dB over bicubic, wanted at least .0.00"),
+        (1e30, "finite"),
+    ],
 )
 def test_a_sabotaged_generator_is_refused(config: PromoteConfig, tmp_path: Path, noise: float, reason: str) -> None:
     promote(config)
@@ -63,6 +67,16 @@ def test_a_slower_generator_is_refused(config: PromoteConfig, tmp_path: Path) ->
     )
     with pytest.raises(InputError, match=r"takes .* times as long as version 1, wanted 1\.5"):
         promote(config)
+
+
+def test_a_generator_is_measured_on_the_lr_that_it_was_trained_for(config: PromoteConfig, tmp_path: Path) -> None:
+    generator, card = load_generator(find_generator("psnr"))
+    one = tmp_path / "one.safetensors"
+    save_generator(one, generator.state_dict(), dataclasses.replace(card, degradation="opencv_cubic"))
+    for given, wanted in (("", "opencv_cubic"), ("matlab_bicubic", "matlab_bicubic")):
+        promote(dataclasses.replace(config, candidate=str(one), degradation=given))
+        figures = Registry(config.to, "--to").history()[-1]["figures"]
+        assert figures["psnr"]["protocol"]["degradation"] == wanted
 
 
 def test_what_is_promoted_is_what_was_measured(config: PromoteConfig, tmp_path: Path, monkeypatch) -> None:
@@ -91,7 +105,7 @@ def test_too_small_a_gain_is_refused(config: PromoteConfig) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"candidate": "nowhere"}, "--generator nowhere.* does not exist"),
+        ({"candidate": "nowhere"}, "RUN_OR_TRIAL nowhere.* does not exist"),
         ({"data": "nowhere"}, "nowhere"),
     ],
 )

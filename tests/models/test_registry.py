@@ -43,6 +43,16 @@ def test_the_way_back(location: str, tmp_path: Path) -> None:
     assert registry.roll_back(3) == 3
     with pytest.raises(InputError, match="no version 9 to go back to"):
         registry.roll_back(9)
+    with pytest.raises(InputError, match="no version 0 to go back to"):
+        registry.roll_back(0)
+
+
+@pytest.mark.parametrize("content", [b"{", b"{}", b'{"history": []}', b"[]"])
+def test_a_damaged_one_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "registry.json").write_bytes(content)
+    for use in (lambda: roll_back(RollbackConfig(str(tmp_path))), lambda: find_generator(str(tmp_path))):
+        with pytest.raises(InputError, match=r"registry\.json is damaged"):
+            use()
 
 
 def test_what_was_taken_back_is_not_gone_back_to(location: str, tmp_path: Path) -> None:

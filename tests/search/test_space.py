@@ -47,6 +47,7 @@ def test_a_file_says_the_same(tmp_path: Path) -> None:
         ([], "--space is empty"),
         (["learnin_rate=log:1:2"], "--space learnin_rate: no setting to search in; wanted one of crops.batch_size, "),
         (["data=choice:a,b"], "--space data: no setting to search in"),
+        (["content_blocks=choice:1,5"], "--space content_blocks: no setting to search in"),
         (["crops.seed=choice:1,2"], "--space crops.seed: no setting to search in"),
         (["loop.steps=uniform:10:20"], "--space loop.steps: no setting to search in"),
         (["learning_rate=log:1e-5:1e-3", "learning_rate=log:1:2"], "--space has learning_rate twice"),
