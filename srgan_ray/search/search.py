@@ -106,7 +106,8 @@ def _with_absolute_paths(space: Space, config: TuneConfig) -> Space:
     """Generators that trials read, as processes with other working directories find them."""
 
     def resolved(name: str, value: str) -> str:
-        return str(getattr(with_absolute_paths(dataclasses.replace(config, **{name: value})), name))
+        setting: Any = {name: value}
+        return str(getattr(with_absolute_paths(dataclasses.replace(config, **setting)), name))
 
     found = {name: values_to_check(space[name]) for name in GENERATORS if name in space}
     return space | {
