@@ -89,8 +89,9 @@ def check_fits(picture: Picture, format: str) -> None:
 def enlarge(picture: Picture, upscale: Callable[[np.ndarray], np.ndarray]) -> Picture:
     """The picture at four times its size. `upscale` takes and gives RGB (h, w, 3) of the picture's own depth.
 
-    Grey goes through it as three equal channels, and so does alpha. Colours are carried on into what is transparent
-    before, since what a file holds there, mostly black, would else run into the visible edge.
+    Grey goes through it as three equal channels, and so does alpha, unless all of it is the same. Colours are carried
+    on into what is transparent before, since what a file holds there, mostly black, would else run into the visible
+    edge.
     """
     alpha = picture.alpha
     colour = np.broadcast_to(picture.colour, (*picture.colour.shape[:2], 3))
@@ -99,8 +100,23 @@ def enlarge(picture: Picture, upscale: Callable[[np.ndarray], np.ndarray]) -> Pi
     large = upscale(colour)
     if picture.colour.shape[2] == 1:
         large = _by_strips(_mean, large)
-    large_alpha = None if alpha is None else _by_strips(_mean, upscale(np.repeat(alpha, 3, axis=2)))
+    large_alpha = None if alpha is None else _enlarge_alpha(alpha, upscale)
     return picture._replace(colour=large, alpha=large_alpha, exif=with_size(picture.exif, *large.shape[:2]))
+
+
+def _enlarge_alpha(alpha: np.ndarray, upscale: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Within what the nine pixels round each have: a generator is a few levels off on even areas too, and there what
+    is opaque must stay so, and what cannot be seen."""
+    height, width, _ = alpha.shape
+    if alpha.min() == alpha.max():
+        return np.full((SCALE * height, SCALE * width, 1), alpha.min(), alpha.dtype)
+    large = _by_strips(_mean, upscale(np.repeat(alpha, 3, axis=2)))
+    bounds = [of_nine(alpha, np.ones((3, 3))) for of_nine in (cv2.erode, cv2.dilate)]
+    for top in range(0, height, STRIP_PX):
+        low, high = (bound[top : top + STRIP_PX].repeat(SCALE, 0).repeat(SCALE, 1)[..., None] for bound in bounds)
+        part = large[SCALE * top : SCALE * (top + STRIP_PX)]
+        np.clip(part, low, high, out=part)
+    return large
 
 
 def encode_picture(picture: Picture, format: str) -> bytes:

@@ -449,3 +449,28 @@ def test_pixels_of_32_bit_and_damaged_ones_are_refused() -> None:
         decode_picture(encoded)
         with pytest.raises(UnreadableImage, match=r"damaged|not an image"):
             decode_picture(encoded[: 3 * len(encoded) // 4])
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_even_transparency_comes_back_exactly(dtype: type, most: int) -> None:
+    """Though a generator is some levels off everywhere."""
+    taken = []
+
+    def upscale(image: np.ndarray) -> np.ndarray:
+        taken.append(image)
+        large = image.repeat(4, 0).repeat(4, 1).astype(int)
+        return np.clip(large + np.random.default_rng(0).integers(-9, 10, large.shape), 0, most).astype(dtype)
+
+    colour = np.full((150, 40, 3), most // 2, dtype)
+    opaque, half = np.full((150, 40, 1), most, dtype), np.zeros((150, 40, 1), dtype)
+    half[:, 20:] = most
+    half[:, 30] = most // 3
+    same = picture_module.enlarge(picture_module.Picture(colour, opaque, b"", None, Image.Exif()), upscale)
+    assert same.alpha is not None
+    assert (same.alpha.shape, same.alpha.min(), same.alpha.dtype) == ((600, 160, 1), most, dtype)
+    assert len(taken) == 1, "what is known already is not computed"
+    mixed = picture_module.enlarge(picture_module.Picture(colour, half, b"", None, Image.Exif()), upscale).alpha
+    assert mixed is not None
+    assert (mixed[:, : 4 * 19] == 0).all()
+    assert (mixed[:, 4 * 21 : 4 * 29] == most).all()
+    assert abs(int(np.median(mixed[:, 4 * 30 : 4 * 31])) - most // 3) < 9
