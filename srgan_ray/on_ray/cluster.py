@@ -58,7 +58,7 @@ def _places(node: dict[str, float], num_cpus: int = 1, num_gpus: float | None = 
     """Workers of so many CPUs and GPUs that fit on a node; None: of one GPU on a node that has any."""
     gpus = int(node.get("GPU", 0))
     each = min(gpus, 1) if num_gpus is None else num_gpus
-    return min(int(node.get("CPU", 0)) // num_cpus, int(gpus // each) if each else sys.maxsize)
+    return min(int(node.get("CPU", 0)) // num_cpus, int(gpus / each + 1e-6) if each else sys.maxsize)
 
 
 class TrialShare(NamedTuple):
@@ -92,9 +92,28 @@ def share_for_trials(concurrent: int, num_workers: int, num_left: int) -> TrialS
             f"--concurrent {num_trials} with --num-workers {num_workers}; the cluster has {num_gpus} GPUs: "
             "wanted one for each worker"
         )
-    share = min(num_cpus // (num_trials * num_workers), max(int(node["CPU"]) for node in nodes))
-    share_of_gpu = 1 / math.ceil(num_trials / num_gpus) if num_gpus else 0
-    return TrialShare(share, share_of_gpu, num_trials)
+    ways = [0.0]
+    if num_gpus:
+        most = num_trials if num_workers == 1 else 1
+        ways = [1 / parts for parts in range(math.ceil(num_trials / num_gpus), most + 1)] or [1.0]
+    for share_of_gpu in ways:
+        if share := _largest_share(nodes, share_of_gpu, num_trials * num_workers):
+            return TrialShare(share, share_of_gpu, num_trials)
+    raise InputError(
+        f"--concurrent {num_trials} with --num-workers {num_workers}; the CPUs and GPUs of the cluster's nodes, "
+        f"{', '.join(_describe(node) for node in nodes)}, have no room for so many: wanted fewer of one"
+    )
+
+
+def _largest_share(nodes: list[dict[str, float]], num_gpus: float, number: int) -> int:
+    """The most CPUs of which so many workers, with so much of a GPU each, all fit; 0 where there are none."""
+    most = max(int(node["CPU"]) for node in nodes)
+    fitting = [num for num in range(1, most + 1) if sum(_places(node, num, num_gpus) for node in nodes) >= number]
+    return max(fitting, default=0)
+
+
+def _describe(node: dict[str, float]) -> str:
+    return f"{int(node.get('CPU', 0))} and {int(node.get('GPU', 0))}"
 
 
 class Pool(NamedTuple):

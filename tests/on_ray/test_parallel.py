@@ -130,7 +130,12 @@ def test_workers_without_a_place_are_refused(nodes: list[dict[str, float]], mess
         ([{"CPU": 8.0, "GPU": 1.0}], 4, 1, (2, 1 / 4, 4)),
         ([GPU_NODE], 3, 1, (2, 1 / 2, 3)),  # two thirds of a GPU each would leave the third no place
         ([GPU_NODE, GPU_NODE], 0, 2, (4, 1, 2)),
-        ([GPU_NODE, GPU_NODE], 3, 1, (5, 1, 3)),
+        ([GPU_NODE, GPU_NODE], 3, 1, (4, 1, 3)),  # of 5 CPUs one alone would fit on each node
+        ([{"CPU": 4.0, "GPU": 1.0}, {"CPU": 16.0, "GPU": 1.0}], 1, 2, (4, 1, 1)),
+        ([{"CPU": 2.0}, {"CPU": 6.0}], 1, 2, (3, 0, 1)),
+        ([{"CPU": 16.0, "GPU": 1.0}] * 2, 3, 1, (8, 1 / 2, 3)),
+        ([{"CPU": 1.0, "GPU": 1.0}, {"CPU": 9.0, "GPU": 1.0}], 4, 1, (1, 1 / 3, 4)),
+        ([{"CPU": 49.0, "GPU": 1.0}], 49, 1, (1, 1 / 49, 49)),
         ([CPU_NODE, {"CPU": 8.0, "GPU": 1.0}], 0, 1, (8, 1, 1)),  # 16 CPUs and a GPU would fit nowhere
         ([{"CPU": 2.0}, {"GPU": 1.0}], 0, 1, (1, 0, 2)),
     ],
@@ -166,4 +171,8 @@ def test_trials_whose_workers_have_no_gpus_are_refused(monkeypatch) -> None:
 
     monkeypatch.setattr(cluster, "_nodes", lambda: [GPU_NODE])
     with pytest.raises(InputError, match="--concurrent 2 with --num-workers 2; the cluster has 2 GPUs: wanted one"):
+        cluster.share_for_trials(2, 2, num_left=2)
+    uneven = [{"CPU": 1.0, "GPU": 3.0}, {"CPU": 5.0, "GPU": 1.0}]  # enough of both, but not together
+    monkeypatch.setattr(cluster, "_nodes", lambda: uneven)
+    with pytest.raises(InputError, match="GPUs of the cluster's nodes, 1 and 3, 5 and 1, have no room for so many"):
         cluster.share_for_trials(2, 2, num_left=2)
