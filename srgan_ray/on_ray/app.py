@@ -41,8 +41,8 @@ def endpoint(config: ServeConfig) -> Iterator[str]:
     before = serve.status()
     if NAME in before.applications:
         raise InputError(
-            f"the cluster's Serve has an application {NAME} already; wanted none: stop the command that serves it, or "
-            "set RAY_ADDRESS to another cluster"
+            f"the cluster's Serve has an application {NAME} already; wanted none: stop the command that serves it, "
+            "or `serve shutdown` where it was killed, or set RAY_ADDRESS to another cluster"
         )
     ran_before = bool(before.proxies)
     try:
@@ -61,7 +61,7 @@ def endpoint(config: ServeConfig) -> Iterator[str]:
         yield client.root_url  # that of a Serve that ran before is its own
     finally:
         serve.delete(NAME)
-        if not ran_before:
+        if not ran_before and not serve.status().applications:  # others' may have come meanwhile
             serve.shutdown()
 
 

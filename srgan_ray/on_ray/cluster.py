@@ -45,13 +45,11 @@ def share_for(worker_counts: range) -> tuple[int, bool]:
     num_gpus = sum(_places(node) for node in _nodes() if node.get("GPU"))
     nodes = [node for node in _nodes() if bool(node.get("GPU")) == bool(num_gpus) and node.get("CPU")]
     cpus = [max(1, int(node["CPU"]) // max(1, int(node.get("GPU", 0)))) for node in nodes]
-    most = max(int(node["CPU"]) for node in nodes)
-    fitting = [num for num in range(1, most + 1) if sum(_places(node, num) for node in nodes) >= least]
-    if not fitting:
+    share = _largest_share(nodes, None, least)
+    if not share:
         there = f"{num_gpus} GPUs with a CPU each" if num_gpus else f"{num_cpus} CPUs"
         raise InputError(f"--num-workers {least}; the cluster has {there}: wanted at most one worker for each")
-    share = max(fitting) if len(worker_counts) == 1 else min([fitting[-1], *cpus])
-    return share, bool(num_gpus)
+    return share if len(worker_counts) == 1 else min([share, *cpus]), bool(num_gpus)
 
 
 def _places(node: dict[str, float], num_cpus: int = 1, num_gpus: float | None = None) -> int:
@@ -105,8 +103,9 @@ def share_for_trials(concurrent: int, num_workers: int, num_left: int) -> TrialS
     )
 
 
-def _largest_share(nodes: list[dict[str, float]], num_gpus: float, number: int) -> int:
-    """The most CPUs of which so many workers, with so much of a GPU each, all fit; 0 where there are none."""
+def _largest_share(nodes: list[dict[str, float]], num_gpus: float | None, number: int) -> int:
+    """The most CPUs with which so many workers fit, each with so much of a GPU, as in `_places`; 0 where they do not
+    fit with one CPU each."""
     most = max(int(node["CPU"]) for node in nodes)
     fitting = [num for num in range(1, most + 1) if sum(_places(node, num, num_gpus) for node in nodes) >= number]
     return max(fitting, default=0)

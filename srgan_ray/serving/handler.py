@@ -113,7 +113,7 @@ class Handler:
             self._refused = versions  # unless they are taken
             models = _load(self._config)
             self._upscaler(models, None, self._config.precision)  # folded and moved before the first request waits
-        except (InputError, OSError) as error:
+        except (InputError, OSError, RuntimeError) as error:  # the last from torch: no memory for a second one, say
             if _may_pass(error):
                 self._refused = ()
             self.watch.failed(f"{error}; {self._models.card.name} is served on")

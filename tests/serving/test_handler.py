@@ -119,6 +119,23 @@ def test_a_file_that_the_storage_did_not_give_is_tried_again(place: Path, monkey
     assert news.swaps == ["new, step 5"]
 
 
+def test_one_that_a_full_gpu_does_not_take_is_told_and_the_next_is_looked_for(place: Path, monkeypatch) -> None:
+    news = News()
+    handler = Handler(ModelConfig(str(place)), news)
+    replace(place, 1, "big")
+    with monkeypatch.context() as patch:
+        patch.setattr(Upscaler, "__init__", fail_to_allocate)
+        handler.refresh()
+    assert news.failures == ["CUDA out of memory; old is served on"]
+    replace(place, 2, "new")
+    handler.refresh()
+    assert news.swaps == ["new, step 5"]
+
+
+def fail_to_allocate(*_: object) -> None:
+    raise RuntimeError("CUDA out of memory")
+
+
 def test_a_registry_that_the_storage_did_not_give_is_looked_at_again(place: Path, tmp_path: Path, monkeypatch) -> None:
     registry = Registry(tmp_path / "registry", "--to")
     registry.promote((place / "generator.safetensors").read_bytes(), {})
