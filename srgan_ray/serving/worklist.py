@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from srgan_ray.data.storage import Folder, absolute, below, list_files
+from srgan_ray.data.storage import Folder, absolute, below, is_uri, list_files
 from srgan_ray.errors import InputError
 from srgan_ray.models.artifact import find_generator, hash_generator, read_generator
 from srgan_ray.serving.files import (
@@ -59,7 +59,7 @@ def open_worklist(config: UpscaleConfig) -> Iterator[Worklist]:
 
     A row holds where its input, the settings and the generator are what they were, and its result is there. Raises
     InputError for whatever of these cannot be used, where another command is at work in --out, and where a result would
-    replace another input's.
+    replace another input's, or a file that is no result.
     """
     handler = Handler(config.model)  # whose messages name what was given
     config = dataclasses.replace(config, out=absolute(config.out), model=config.model.with_absolute_paths())
@@ -67,7 +67,8 @@ def open_worklist(config: UpscaleConfig) -> Iterator[Worklist]:
     inputs = list_inputs(config)
     sources = find_sources(config, inputs)
     with Folder(config.out).locked():
-        known = _find_rows(config.out)
+        there = _find_files(config.out)
+        known = {input: row for input, row in _read_rows(Folder(config.out)).items() if row.get("output") in there}
         done = {
             source.input: known[source.input]
             for source in sources
@@ -75,7 +76,7 @@ def open_worklist(config: UpscaleConfig) -> Iterator[Worklist]:
         }
         ours = {source.input for source in sources}
         others = {input: row for input, row in known.items() if input not in ours}
-        _check_free(config.out, sources, others)
+        _check_free(config.out, sources, {row["output"]: input for input, row in known.items()}, there)
         todo = [source for source in sources if source.input not in done]
         needs_ray = bool(todo) and any(map(is_folder, inputs.values()))
         yield Worklist(config, handler, settings, done, others, todo, needs_ray)
@@ -115,13 +116,16 @@ def carry_out(worklist: Worklist, outcomes: Iterable[Outcome]) -> dict[str, Any]
 
 class Manifest:
     """`manifest.jsonl`: a row for each input of which something is known, those of other commands too, sorted by
-    input."""
+    input. `status`: `begun`, `upscaled` or `failed`."""
 
     def __init__(self, worklist: Worklist) -> None:
         self.num_sources = len(worklist.done) + len(worklist.todo)
         self._folder = Folder(worklist.config.out)
         self._settings = worklist.settings
-        self._rows, self._others = dict(worklist.done), worklist.others
+        begun = {
+            source.input: self._begin(source) for source in worklist.todo
+        }  # a killed command's results are its own
+        self._rows, self._others = begun | worklist.done, worklist.others
         self._next_write_s = 0.0
 
     def add(self, outcome: Outcome) -> None:
@@ -142,8 +146,11 @@ class Manifest:
         """The rows of this command's files without a result."""
         return [row for row in _sorted(self._rows) if row["status"] == "failed"]
 
+    def _begin(self, source: Source) -> Row:
+        return {**_identify(self._folder.location, self._settings, source), "status": "begun"}
+
     def _row(self, outcome: Outcome) -> Row:
-        identity = _identify(self._folder.location, self._settings, outcome.source)
+        identity = self._begin(outcome.source)
         if outcome.error:
             return {**identity, "status": "failed", "error": outcome.error}
         details = outcome.details
@@ -182,24 +189,24 @@ def _sorted(rows: dict[str, Row]) -> list[Row]:
     return [rows[input] for input in sorted(rows)]
 
 
-def _find_rows(out: str) -> dict[str, Row]:
-    """The rows of earlier commands whose results are there, by input."""
-    folder = Folder(out)
-    if not folder.has(MANIFEST):
-        return {}
-    there = {below(out, entry.name) for entry in list_files(out)}
-    return {input: row for input, row in _read_rows(folder).items() if row.get("output") in there}
+def _find_files(out: str) -> set[str]:
+    is_new = is_uri(out) and not Folder(out).names()  # there a folder begins with its first file
+    return set() if is_new else {below(out, entry.name) for entry in list_files(out)}
 
 
-def _check_free(out: str, sources: list[Source], others: dict[str, Row]) -> None:
-    """Raise InputError where a result would replace one of another input."""
-    owners = {row["output"]: input for input, row in others.items()}
+def _check_free(out: str, sources: list[Source], owners: dict[str, str], there: set[str]) -> None:
+    """Raise InputError where a result would replace one of another input, or a file that no manifest tells of."""
     for source in sources:
-        if owner := owners.get(below(out, source.name)):
+        result = below(out, source.name)
+        owner = owners.get(result, "unknown origin")
+        if result in there and owner != source.input:
             raise InputError(f"INPUT {source.input}: --out {out} has {source.name} of {owner}; wanted another folder")
 
 
 def _read_rows(folder: Folder) -> dict[str, Row]:
+    """The rows of earlier commands by input."""
+    if not folder.has(MANIFEST):
+        return {}
     try:
         return {row["input"]: row for row in map(json.loads, folder.read(MANIFEST).splitlines())}
     except (ValueError, KeyError, TypeError) as error:

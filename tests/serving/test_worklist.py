@@ -182,9 +182,9 @@ def test_other_weights_under_the_same_name_do_all_again(config: UpscaleConfig, t
 
 
 def observe(made: Worklist, config: UpscaleConfig, num_rows: list[int]) -> Iterator[Outcome]:
-    """Outcomes, and how many rows the file has whenever the next one is asked for."""
+    """Outcomes, and how many rows of finished ones the file has whenever the next one is asked for."""
     for outcome in upscale_here(made):
-        num_rows.append(len(rows(config)))
+        num_rows.append(sum(row["status"] != "begun" for row in rows(config)))
         yield outcome
 
 
@@ -219,9 +219,34 @@ def test_an_interruption_keeps_the_rows(config: UpscaleConfig) -> None:
 
     with pytest.raises(KeyboardInterrupt), open_worklist(config) as made:
         carry_out(made, stop(upscale_here(made)))
-    assert len(rows(config)) == 1
+    assert [row["status"] for row in rows(config)] == ["upscaled", "begun", "begun"]
     summary = run(config)
     assert (summary["upscaled"], summary["skipped"]) == (2, 1)
+
+
+def test_a_result_of_a_killed_command_is_its_own(config: UpscaleConfig) -> None:
+    with open_worklist(config) as made:
+        outcomes = upscale_here(made)
+        with pytest.raises(MemoryError):
+            carry_out(made, (kill_after(outcome) for outcome in outcomes))
+    assert {row["status"] for row in rows(config)} == {"begun"}
+    assert (Path(config.out) / "a.png").exists()
+    assert run(config)["upscaled"] == 3
+
+
+def kill_after(_: Outcome) -> Outcome:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_file_that_is_no_result_is_not_replaced(config: UpscaleConfig, is_folder: bool) -> None:
+    there = Path(config.out) / "a.png"
+    there.parent.mkdir(parents=True)
+    there.write_bytes(b"a drawing")
+    given = config if is_folder else dataclasses.replace(config, input=(below(config.input[0], "a.png"),))
+    with pytest.raises(InputError, match=r"a\.png: --out .* has a\.png of unknown origin; wanted another folder"):
+        run(given)
+    assert there.read_bytes() == b"a drawing"
 
 
 def test_ray_is_for_folders_with_something_left(config: UpscaleConfig) -> None:
