@@ -71,6 +71,7 @@ def fails_in_one_line(capsys, *arguments: str) -> str:
         ("serve --generator nowhere", "--generator nowhere does not exist"),
         ("serve --port 70000", "--port 70000; wanted 1 to 65535"),
         ("serve --max-mb 0", "--max-mb 0.0; wanted more than 0"),
+        ("serve --max-megapixels-at-once inf", "--max-megapixels-at-once inf; wanted more than 0, and a limit"),
         ("demo", "--out"),
     ],
 )

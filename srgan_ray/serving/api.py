@@ -4,6 +4,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -137,7 +138,7 @@ def check_header(encoded: bytes, limits: Limits) -> int:
 def describe(result: Upscaled) -> dict[str, str]:
     """The headers that say how a result came about."""
     return {
-        "X-Generator": result.generator,
+        "X-Generator": quote(result.generator, safe=" ,"),  # a run folder's name, in any letters; headers take Latin-1
         "X-Precision": result.precision,
         "X-Seconds": f"{result.seconds:.3f}",
         "X-Consistency-dB": f"{result.consistency_db:.2f}",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import http
+import math
 from typing import Annotated, Any, ClassVar, Self
 
 import tyro
@@ -35,8 +36,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if not getattr(self, field.name) > 0:
-                raise InputError(f"--{field.name.replace('_', '-')} {getattr(self, field.name)}; wanted more than 0")
+            if not 0 < getattr(self, field.name) < math.inf:
+                found = f"--{field.name.replace('_', '-')} {getattr(self, field.name)}"
+                raise InputError(f"{found}; wanted more than 0, and a limit")
         if self.max_megapixels_at_once < self.max_megapixels:
             raise InputError(
                 f"--max-megapixels-at-once {self.max_megapixels_at_once:g}; wanted at least --max-megapixels, "

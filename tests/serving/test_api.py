@@ -2,6 +2,8 @@ import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from fakes import photograph
+from fakes import photograph, write_generator
 from srgan_ray.data import images
 from srgan_ray.models.artifact import interpolate, load_generator
 from srgan_ray.models.upscaler import Upscaler
@@ -103,6 +105,14 @@ def test_red_stays_red(generator_file: str, monkeypatch) -> None:
     with TestClient(build_api(handler, Limits())) as client:
         assert client.post("/upscale", content=images.encode(red, "png"), headers=AS_PNG).status_code == 200
     np.testing.assert_array_equal(seen[0], red)
+
+
+def test_a_generator_may_have_any_name(tmp_path: Path) -> None:
+    file = write_generator(tmp_path / "generator.safetensors", 0, "собака 100%-train-5")
+    with TestClient(build_api(Handler(ModelConfig(file)), Limits())) as client:
+        answer = client.post("/upscale", content=PNG, headers=AS_PNG)
+    assert answer.status_code == 200
+    assert unquote(answer.headers["x-generator"]) == "собака 100%-train-5"
 
 
 @pytest.mark.parametrize("body", [b"", b"no image", PNG[:200], PNG[:-300]])

@@ -75,7 +75,7 @@ function showResult(file, answer) {
 function showFigures(answer) {
   const header = (name) => answer.getResponseHeader(name);
   const figures = {
-    generator: header("X-Generator"),
+    generator: decodeURIComponent(header("X-Generator")),
     precision: header("X-Precision"),
     "seconds at work": header("X-Seconds"),
     "consistency with what was sent": `${header("X-Consistency-dB")} dB`,
