@@ -43,7 +43,9 @@ def upscale(config: UpscaleConfig) -> dict:
 
 
 def rows(out: Path | str) -> list[dict]:
-    return [json.loads(line) for line in Folder(out).read("manifest.jsonl").splitlines()]
+    """Of files that are finished."""
+    found = map(json.loads, Folder(out).read("manifest.jsonl").splitlines())
+    return [row for row in found if row["status"] != "begun"]
 
 
 def results(out: Path) -> dict[str, bytes]:
