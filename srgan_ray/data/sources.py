@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from srgan_ray.data.download import STANFORD_DOGS, download
-from srgan_ray.data.storage import absolute, below, is_uri, list_files, path_inside, resolve
+from srgan_ray.data.storage import absolute, below, is_uri, list_files, resolve
 from srgan_ray.errors import InputError
 
 # Colour and grey photographs inside scikit-image's wheel; of its stereo pair only the left one.
@@ -111,10 +111,8 @@ def _samples() -> Iterator[Photograph]:
 
 def _place(source: str, out: str = "") -> Iterator[Photograph]:
     """The images of a path or URI, but for what lies below `out`."""
-    for name, size, modified_ns in list_files(source):
+    for name, size, modified_ns in list_files(source, out):
         location = below(source, name)
-        if out and path_inside(location, out):
-            continue
         ending = location.partition("?")[0]
         if ending.endswith(".tar"):
             yield from _tar(location, name, modified_ns)

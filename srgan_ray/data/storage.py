@@ -51,13 +51,16 @@ class Entry(NamedTuple):
     modified_ns: int
 
 
-def list_files(location: str) -> list[Entry]:
-    """Every file below a location, or the location itself where it is a file. Raises InputError where it cannot."""
+def list_files(location: str, without: str = "") -> list[Entry]:
+    """Every file below a location, but for those below `without`; or the location itself where it is a file. Raises
+    InputError where it cannot."""
     filesystem, root = resolve(location)
     try:
-        return _list_remote(filesystem, root) if is_uri(location) else _list_local(root)
+        entries = _list_remote(filesystem, root) if is_uri(location) else _list_local(root)
     except OSError as error:
         raise InputError(f"{location} cannot be read: {_first_line(error)}") from error
+    inner = path_inside(without, location) if without else ""
+    return [entry for entry in entries if not (inner and entry.name.startswith(f"{inner}/"))]
 
 
 def below(location: str, name: str) -> str:

@@ -1,6 +1,7 @@
 """What a generator is worth on the validation photographs: distortion, perception, and what must stay healthy."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -147,8 +148,11 @@ def find_faults(values: Mapping[str, float]) -> dict[str, str]:
         "checkerboard": f"levels, healthy up to {MAX_CHECKERBOARD}",
         "consistency_db": f"dB, healthy from {MIN_CONSISTENCY_DB}",
     }
-    return {
+    faults = {
         name: f"{name} = {values[name]:.2f} {limits[name]}"
         for name, excess in excesses(values).items()
         if not excess <= 0
     }
+    if not math.isfinite(perception := values.get("perception", 0.0)):  # NIQE's of pictures without texture
+        faults["perception"] = f"perception = {perception}, wanted a finite one"
+    return faults

@@ -58,8 +58,9 @@ class Registry:
             return []
         try:
             history: list[dict[str, Any]] = json.loads(self._folder.read(REGISTRY))["history"]
-            assert history[-1]["version"]  # it is written first with the first promotion
-        except (ValueError, LookupError, TypeError, AssertionError) as error:
+            if not history:  # it is first written by a promotion
+                raise ValueError("no entry")
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self._setting} {self}: {REGISTRY} is damaged; wanted the one that was there") from error
         return history
 

@@ -90,11 +90,9 @@ def share_for_trials(concurrent: int, num_workers: int, num_left: int) -> TrialS
             f"--concurrent {num_trials} with --num-workers {num_workers}; the cluster has {num_gpus} GPUs: "
             "wanted one for each worker"
         )
-    ways = [0.0]
-    if num_gpus:
-        most = num_trials if num_workers == 1 else 1
-        ways = [1 / parts for parts in range(math.ceil(num_trials / num_gpus), most + 1)] or [1.0]
-    for share_of_gpu in ways:
+    most_on_a_gpu = num_trials if num_workers == 1 else 1
+    parts = range(math.ceil(num_trials / num_gpus), most_on_a_gpu + 1) if num_gpus else ()
+    for share_of_gpu in [1 / number for number in parts] or [0.0]:
         if share := _largest_share(nodes, share_of_gpu, num_trials * num_workers):
             return TrialShare(share, share_of_gpu, num_trials)
     raise InputError(

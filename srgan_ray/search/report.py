@@ -58,7 +58,7 @@ def render_search_report(
         *_headline(config, origin, trials, chosen),
         *(_front(trials, chosen) if finished else ()),
         *_pictures(trials, samples),
-        *(_settings(finished) if finished else ()),
+        *(_settings([trial for trial in finished if _can_be_drawn(trial)]) if finished else ()),
         *(_population(trials) if config.population else ()),
         *_all(trials),
     ]
@@ -107,7 +107,8 @@ def _front(trials: Sequence[Trial], chosen: Trial | None) -> Iterator[str]:
     )
     yield '<p class="legend"><span class="front">on the front</span><span class="baseline">baseline</span>'
     yield '<span class="other">beaten</span><span class="ill">not healthy</span></p>'
-    yield f'<div class="wide">{_scatter(finished, front)}</div>'
+    if drawn := [trial for trial in finished if _can_be_drawn(trial)]:
+        yield f'<div class="wide">{_scatter(drawn, front)}</div>'
     if front:
         knee = find_knee(front)
         marks = {knee.number: "knee"} | ({chosen.number: "chosen"} if chosen else {})
@@ -143,6 +144,10 @@ def _noise(spread: Mapping[str, float]) -> str:
         return "Gains are over the baseline; with one seed alone it is not known what chance does: --baseline-seeds 2."
     apart = ", ".join(f"{objective} {value:.3f}" for objective, value in spread.items())
     return f"Gains are over the baselines' mean. Baselines, which differ in the seed alone, lie up to {apart} apart."
+
+
+def _can_be_drawn(trial: Trial) -> bool:
+    return all(math.isfinite(trial.figures[objective].value) for objective in OBJECTIVES)
 
 
 def _scatter(finished: Sequence[Trial], front: Sequence[Trial]) -> str:

@@ -116,9 +116,7 @@ def is_folder(entries: Iterable[Entry]) -> bool:
 def _list_input(given: str, out: str) -> list[Entry]:
     if not is_uri(given) and not Path(given).exists():
         raise InputError(f"INPUT {given} does not exist; wanted an image file or a folder")
-    entries = list_files(absolute(given))
-    if inner := path_inside(out, given):  # what an earlier command made is no input
-        entries = [entry for entry in entries if not entry.name.startswith(f"{inner}/")]
+    entries = list_files(absolute(given), out)  # what an earlier command made is no input
     if not entries:
         raise InputError(f"INPUT {given} is an empty folder; wanted images in it")
     return entries

@@ -122,9 +122,8 @@ class Manifest:
         self.num_sources = len(worklist.done) + len(worklist.todo)
         self._folder = Folder(worklist.config.out)
         self._settings = worklist.settings
-        begun = {
-            source.input: self._begin(source) for source in worklist.todo
-        }  # a killed command's results are its own
+        # Written before there are results: those of a command that is killed then count as its own.
+        begun = {source.input: self._begin(source) for source in worklist.todo}
         self._rows, self._others = begun | worklist.done, worklist.others
         self._next_write_s = 0.0
 
@@ -190,8 +189,8 @@ def _sorted(rows: dict[str, Row]) -> list[Row]:
 
 
 def _find_files(out: str) -> set[str]:
-    is_new = is_uri(out) and not Folder(out).names()  # there a folder begins with its first file
-    return set() if is_new else {below(out, entry.name) for entry in list_files(out)}
+    names = Folder(out).names() if is_uri(out) else [entry.name for entry in list_files(out)]  # there of UTF-8 alone
+    return {below(out, name) for name in names}
 
 
 def _check_free(out: str, sources: list[Source], owners: dict[str, str], there: set[str]) -> None:

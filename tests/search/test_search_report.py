@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import json
+import math
 import re
 import shlex
 from pathlib import Path
@@ -110,6 +111,17 @@ def test_a_search_without_a_front_says_so(trials: list[Trial]) -> None:
     page = render_search_report(CONFIG, ORIGIN, trials, None, {})
     assert "No trial ended healthy" in page
     assert Balance(page).open == []
+
+
+@pytest.mark.parametrize("others", [TRIALS[:4], []])
+def test_a_trial_whose_perception_is_infinite_is_not_drawn(others: list[Trial]) -> None:
+    """As NIQE's is of pictures without texture, which a generator that has collapsed makes."""
+    collapsed = finished_trial(7, 30.0, math.inf, {"learning_rate": 1e-2, "pixel_weight": 1.5})
+    assert collapsed.faults == ["perception = inf, wanted a finite one"]
+    page = render_search_report(CONFIG, ORIGIN, [*others, collapsed], others[3] if others else None, {})
+    assert Balance(page).open == []
+    assert "perception = inf, wanted a finite one" in page
+    assert ("<polyline" in page) == bool(others), "the chart is there where there is something to draw"
 
 
 def test_the_folder_holds_what_is_found(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
