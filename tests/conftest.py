@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from fakes import make_shards, photograph, write_generator
 from srgan_ray.data import images
@@ -15,6 +16,8 @@ from srgan_ray.on_ray.session import ray_session, set_embedded_environment
 set_embedded_environment()  # ray reads its environment when it is first imported: here while tests are collected
 for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # the tests' Ray is their own
     os.environ.pop(name, None)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported: its kernels run on the CPU too
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from srgan_ray.errors import InputError
-from srgan_ray.models.layers import ConvLeakyReLU
+from srgan_ray.models.layers import ConvLeakyReLU, Layers
 
 SHRINKS_BY = 2**4  # the side of a crop to that of its last features, rounded up
 
@@ -53,7 +53,7 @@ class Discriminator(nn.Module):
                 nn.LeakyReLU(0.2),
             ]
             channels, side = times * width, (side + stride - 1) // stride
-        self.features = nn.Sequential(*layers)
+        self.features = Layers(*layers)
         self.verdict = nn.Sequential(
             nn.Flatten(),
             nn.Linear(channels * side * side, config.num_units),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from srgan_ray.data.degrade import SCALE
 from srgan_ray.errors import InputError
-from srgan_ray.models.layers import PReLU, ShuffledConv2d, join
+from srgan_ray.models.layers import Layers, PReLU, ShuffledConv2d, join
 
 # How far, in LR pixels, a feature can change what is rendered: a kernel of 3 at LR's size, one at twice and one of 9 at
 # four times that size.
@@ -38,7 +38,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
+        self.body = Layers(
             nn.Conv2d(num_features, num_features, 3, padding=1, bias=False),
             nn.BatchNorm2d(num_features),
             PReLU(),
@@ -47,7 +47,8 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        return features + self.body(features)
+        result: Tensor = self.body(features, added=features)
+        return result
 
 
 class Generator(nn.Module):
@@ -61,7 +62,7 @@ class Generator(nn.Module):
         self.config = config
         width = config.num_features
         self.head = nn.Sequential(nn.Conv2d(3, width, 9, padding=4), PReLU())
-        self.trunk = nn.Sequential(
+        self.trunk = Layers(
             *(ResidualBlock(width) for _ in range(config.num_blocks)),
             nn.Conv2d(width, width, 3, padding=1, bias=False),
             _zero_batchnorm(width),
@@ -80,7 +81,8 @@ class Generator(nn.Module):
     def extract(self, lr: Tensor) -> Tensor:
         """LR to features (N, C, h, w): all that is done at LR's size."""
         shallow = self.head(lr)
-        return shallow + self.trunk(shallow)
+        features: Tensor = self.trunk(shallow, added=shallow)
+        return features
 
     def render(self, features: Tensor) -> Tensor:
         """Features to SR: all that is done at a larger size."""

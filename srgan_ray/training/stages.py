@@ -17,7 +17,7 @@ from srgan_ray.models.discriminator import build_discriminator
 from srgan_ray.models.generator import Generator, build_generator
 from srgan_ray.models.perceptual import VGGFeatures, load_vgg
 from srgan_ray.models.precision import BF16, Autocast, autocast, best_device, resolve_precision
-from srgan_ray.training.gpu import CastTogether, GraphedStep, TakeStep
+from srgan_ray.training.gpu import Bf16Network, GraphedStep, TakeStep
 from srgan_ray.training.losses import IMAGE_LOSSES, adversarial_loss, content_loss, pattern_loss, pixel_loss
 from srgan_ray.training.state import TrainState
 from srgan_ray.training.steps import Weights, adversarial_step, gradient_norm, pretrain_step
@@ -243,7 +243,7 @@ def _to(network: Network, worker: Worker) -> Network:
 
 def _wrap(generator: Generator, precision: str, worker: Worker) -> nn.Module:
     wrapped = worker.wrap(generator)
-    return CastTogether(wrapped) if precision == BF16 and _is_lone_gpu(worker) else wrapped
+    return Bf16Network(wrapped) if precision == BF16 and _is_lone_gpu(worker) else wrapped
 
 
 def _is_lone_gpu(worker: Worker) -> bool:

@@ -45,6 +45,9 @@ class TrainState:
         self.generator_optimizer = adam(generator, learning_rates[0])
         self.discriminator_optimizer = adam(discriminator, learning_rates[1]) if discriminator else None
         self.averaged_generator = copy.deepcopy(generator).eval().requires_grad_(False)
+        self._averages, self._values = (
+            [*network.parameters(), *statistics(network)] for network in (self.averaged_generator, generator)
+        )
         self._ema_decay = ema_decay
         self.step = 0
         self.elapsed_s = 0.0
@@ -74,8 +77,7 @@ class TrainState:
 
     def advance(self) -> None:
         """Count a step that was taken: update the average."""
-        averages, values = ([*net.parameters(), *statistics(net)] for net in (self.averaged_generator, self.generator))
-        average_(self._ema_decay, averages, values, self.step)
+        average_(self._ema_decay, self._averages, self._values, self.step)
         self.step += 1
 
     @property

@@ -1,8 +1,13 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from srgan_ray.models.layers import ConvLeakyReLU, PReLU, ShuffledConv2d
+from srgan_ray.models import layers
+from srgan_ray.models.layers import ConvLeakyReLU, Layers, PReLU, ShuffledConv2d
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 
 
 def compare_gradients(ours: nn.Module, reference: nn.Module, features: torch.Tensor, weight: torch.Tensor) -> None:
@@ -15,6 +20,57 @@ def compare_gradients(ours: nn.Module, reference: nn.Module, features: torch.Ten
     torch.testing.assert_close(outputs[0], outputs[1])
     for first, second in zip(*gradients):
         torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("num_left_out", [0, 1, 2, 3])
+def test_layers_with_kernels_are_the_layers_one_after_the_other(
+    num_left_out: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BatchNorm with what follows it, whatever that is, and the sum at the very end."""
+    pytest.importorskip("triton", reason="Triton comes with PyTorch for GPUs")
+    made = [nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.LeakyReLU(0.2), nn.BatchNorm2d(8), PReLU(), nn.BatchNorm2d(8)]
+    ours = Layers(*made[: len(made) - num_left_out])
+    for norm in ours[1::2]:
+        nn.init.normal_(norm.bias)
+    reference = copy.deepcopy(ours)
+    features, added = torch.randn(2, 2, 8, 5, 6)
+    expected = nn.Sequential.forward(reference, features) + added
+    taken = []
+    monkeypatch.setattr(layers, "_has_kernels", lambda norm, _: not taken.append(norm))
+    result = ours(features.contiguous(memory_format=torch.channels_last), added.to(memory_format=torch.channels_last))
+    assert taken == [layer for layer in ours if isinstance(layer, nn.BatchNorm2d)]
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+    for output in (result, expected):
+        (output * features).sum().backward()
+    for one, other in zip(ours.parameters(), reference.parameters()):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-3)
+    for one, other in zip(ours.buffers(), reference.buffers()):
+        torch.testing.assert_close(one, other)
+
+
+@on_gpu
+@pytest.mark.parametrize("channels", [6, 8])
+def test_layers_on_a_gpu_are_those_of_the_cpu(channels: int) -> None:
+    """Also with a number of channels that the kernels do not take."""
+    ours = Layers(nn.BatchNorm2d(channels), PReLU(), nn.BatchNorm2d(channels))
+    features = torch.randn(2, channels, 5, 6).to(memory_format=torch.channels_last)
+    expected, result = ours(features, features), copy.deepcopy(ours).to("cuda")(features.cuda(), features.cuda())
+    torch.testing.assert_close(result.cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_frozen_convolution_and_its_relu_on_a_gpu_are_pytorchs(dtype: torch.dtype) -> None:
+    ours = ConvLeakyReLU(nn.Conv2d(16, 8, 3, padding=1), 0.0).requires_grad_(False).to("cuda", dtype)
+    ours = ours.to(memory_format=torch.channels_last)
+    features = torch.randn(2, 16, 11, 14, device="cuda", dtype=dtype).to(memory_format=torch.channels_last)
+    results = []
+    for module in (ours, ConvThenLeakyReLU(ours)):
+        given = features.clone().requires_grad_()
+        output = module(given)
+        results.append((output, *torch.autograd.grad(output.float().square().sum(), given)))
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("slope", [0.25, -0.5, 1.5])

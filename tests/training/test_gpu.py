@@ -1,8 +1,10 @@
 """A step as a CUDA graph, beside the same step launched kernel by kernel. Most need a GPU; cuDNN's results differ from
 run to run, and the two ways may use other algorithms: curves are compared, not bits."""
 
+import contextlib
 import copy
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,9 +12,10 @@ from torch import nn
 
 from srgan_ray.config import PretrainConfig, RunConfig, TrainConfig
 from srgan_ray.data.feed import Feed
+from srgan_ray.models.layers import PReLU, ShuffledConv2d
 from srgan_ray.models.precision import BF16, autocast
-from srgan_ray.training import plain, stages
-from srgan_ray.training.gpu import WARM_UP, CastTogether
+from srgan_ray.training import gpu, plain, stages
+from srgan_ray.training.gpu import WARM_UP, Bf16Network
 from srgan_ray.training.loop import LoopConfig, set_learning_rates
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
@@ -63,21 +66,42 @@ def test_a_run_goes_on_from_a_checkpoint_of_the_cpu(
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
-def test_weights_that_are_cast_together_learn_the_same_bits(device: str) -> None:
+def test_a_bf16_network_learns_the_same_bits(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if device == "cpu":
+        monkeypatch.setattr(gpu, "_Beside", NoStream)
     cast = autocast(BF16, torch.device(device))
-    alone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Sequential(nn.Conv2d(8, 3, 3, bias=False))).to(
-        device
-    )
+    alone = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), PReLU(), nn.Conv2d(8, 8, 3, stride=2, bias=False)),
+        *(nn.Sequential(nn.Conv2d(8, 4, 3, groups=2)), ShuffledConv2d(1, 3, 5, padding=2)),
+    ).to(device)
     together = copy.deepcopy(alone)
-    images = torch.rand(2, 3, 12, 12, device=device)
-    for network in (alone, CastTogether(together)):
-        with cast():
-            network(images).float().square().mean().backward()
+    wrapped = Bf16Network(together)
+    for _ in range(2):
+        images = torch.rand(2, 3, 12, 12, device=device)
+        for network in (alone, wrapped):
+            with cast():
+                network(images).float().square().mean().backward()
     for (name, one), (_, other) in zip(alone.named_parameters(), together.named_parameters()):
         assert one.grad is not None
         assert one.grad.abs().sum() > 0
         assert torch.equal(one.grad, other.grad), name
     assert torch.equal(alone[1].running_mean, together[1].running_mean)
+
+
+class NoStream:
+    """In place of a GPU's stream: everything in its turn."""
+
+    def __init__(self) -> None:
+        self._operands: list[torch.Tensor] = []
+
+    @contextlib.contextmanager
+    def computing(self, *operands: torch.Tensor) -> Iterator[None]:
+        self._operands += operands
+        yield
+
+    def wait(self) -> None:
+        assert self._operands, "no gradient was computed beside"
+        self._operands.clear()
 
 
 def learn(config: RunConfig) -> tuple[torch.Tensor, torch.Tensor]:
