@@ -7,6 +7,7 @@ from torch import nn
 from srgan_ray.models import layers
 from srgan_ray.models.layers import ConvLeakyReLU, Layers, PReLU, ShuffledConv2d
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 
 
@@ -29,12 +30,12 @@ def test_layers_with_kernels_are_the_layers_one_after_the_other(
     """BatchNorm with what follows it, whatever that is, and the sum at the very end."""
     pytest.importorskip("triton", reason="Triton comes with PyTorch for GPUs")
     made = [nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.LeakyReLU(0.2), nn.BatchNorm2d(8), PReLU(), nn.BatchNorm2d(8)]
-    ours = Layers(*made[: len(made) - num_left_out])
+    ours = Layers(*made[: len(made) - num_left_out]).to(DEVICE)
     for norm in ours[1::2]:
         nn.init.normal_(norm.bias)
     reference = copy.deepcopy(ours)
-    features, added = torch.randn(2, 2, 8, 5, 6)
-    expected = nn.Sequential.forward(reference, features) + added
+    features, added = torch.randn(2, 2, 8, 5, 6, device=DEVICE)
+    expected = nn.Sequential.forward(reference, features) + added  # not in channels_last, so without the kernels
     taken = []
     monkeypatch.setattr(layers, "_has_kernels", lambda norm, _: not taken.append(norm))
     result = ours(features.contiguous(memory_format=torch.channels_last), added.to(memory_format=torch.channels_last))
