@@ -17,10 +17,12 @@ import triton.language as tl
 from torch import Tensor, nn
 
 NONE, LEARNED, FIXED = range(3)  # slope of the activation
+# Few sizes, since each is compiled: 27 for the discriminator's layers took 6 s on an H200's machine, 10 do as well.
 MAX_CHANNELS = 64  # of one program
-MAX_PARTS = 96  # of rows, but for what MAX_ROWS makes more
-MAX_ROWS = 512
-NUM_PROGRAMS = 264  # two for each multiprocessor of an H200
+PART_ROWS = (32, 128, 512)  # of a program where rows are summed up
+MAX_PARTS = 96  # but for what 512 rows make more
+BLOCK_ROWS = (64, 256)  # of a program elsewhere
+MAX_PROGRAMS = 400  # three for each multiprocessor of an H200, but for what 256 rows make more
 CHUNK = 128  # parts that are combined at once
 
 
@@ -84,8 +86,8 @@ class _BatchNorm(torch.autograd.Function):
             *(shape.M, shape.num_parts, shape.C, shape.block, shape.channels, CHUNK, ctx.activation),
             num_warps=shape.num_warps(shape.block),
         )
-        learned_gradient = None if learned is None else for_slope.sum().to(learned.dtype).reshape(learned.shape)
-        return result, for_weight, for_bias, learned_gradient, gradient if ctx.needs_input_grad[4] else None, None, None
+        for_learned = None if learned is None else for_slope.sum_to_size(learned.shape).to(learned.dtype)
+        return result, for_weight, for_bias, for_learned, gradient if ctx.needs_input_grad[4] else None, None, None
 
 
 class _Shape:
@@ -97,8 +99,8 @@ class _Shape:
         self.M = features.numel() // self.C
         self.channels = min(self.C, MAX_CHANNELS)
         across = self.C // self.channels
-        self.part = _power_of_2_above(self.M // MAX_PARTS, MAX_ROWS)
-        self.block = _power_of_2_above(self.M * across // NUM_PROGRAMS, MAX_ROWS // 2)
+        self.part = _smallest(PART_ROWS, self.M / MAX_PARTS)
+        self.block = _smallest(BLOCK_ROWS, self.M * across / MAX_PROGRAMS)
         self.num_parts = triton.cdiv(self.M, self.part)
         self.parts_grid, self.grid = (self.num_parts, across), (triton.cdiv(self.M, self.block), across)
 
@@ -107,12 +109,13 @@ class _Shape:
         return min(16, max(4, rows * self.channels // 2048))
 
 
-def _power_of_2_above(number: int, most: int) -> int:
-    return min(most, max(16, triton.next_power_of_2(number + 1)))
+def _smallest(sizes: tuple[int, ...], least: float) -> int:
+    """The smallest size that is enough, or the largest."""
+    return next((size for size in sizes if size >= least), sizes[-1])
 
 
 @triton.jit
-def _moments(x, means, squares, M, C: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+def _moments(x, means, squares, M, C, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """Of each part of the rows: its mean, and the sum of the squared distances from it."""
     part = tl.program_id(0)
     rows, channels = part * ROWS + tl.arange(0, ROWS), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
@@ -127,7 +130,7 @@ def _moments(x, means, squares, M, C: tl.constexpr, ROWS: tl.constexpr, CHANNELS
 @triton.jit
 def _normalise(
     x, added, y, means, squares, mean, inverse_std, running_mean, running_var, num_tracked, eps, momentum,
-    weight, bias, learned, fixed, M, NUM_PARTS, PART, C: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    weight, bias, learned, fixed, M, NUM_PARTS, PART, C, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
     CHUNK: tl.constexpr, ACTIVATION: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
     """y of x; the programs of the first rows write down the statistics as well."""
@@ -187,7 +190,7 @@ def _before_activation(
 @triton.jit
 def _sums(
     x, dy, mean, inverse_std, weight, bias, learned, fixed, for_bias, for_weight, for_slope, M,
-    C: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, ACTIVATION: tl.constexpr,
+    C, ROWS: tl.constexpr, CHANNELS: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """Of each part of the rows: what it has of the gradients for bias, weight and learned slope."""
     part = tl.program_id(0)
@@ -203,7 +206,7 @@ def _sums(
 
 
 @triton.jit
-def _sum_parts(of, channels, NUM_PARTS, C: tl.constexpr, CHANNELS: tl.constexpr, CHUNK: tl.constexpr):
+def _sum_parts(of, channels, NUM_PARTS, C, CHANNELS: tl.constexpr, CHUNK: tl.constexpr):
     total = tl.zeros((CHANNELS,), tl.float32)
     for start in range(0, NUM_PARTS, CHUNK):
         parts = start + tl.arange(0, CHUNK)
@@ -215,7 +218,7 @@ def _sum_parts(of, channels, NUM_PARTS, C: tl.constexpr, CHANNELS: tl.constexpr,
 @triton.jit
 def _gradient(
     x, dy, dx, mean, inverse_std, weight, bias, learned, fixed, for_bias, for_weight, for_slope, db, dw, ds,
-    M, NUM_PARTS, C: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, CHUNK: tl.constexpr,
+    M, NUM_PARTS, C, ROWS: tl.constexpr, CHANNELS: tl.constexpr, CHUNK: tl.constexpr,
     ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """dx of dy; the programs of the first rows write down the other gradients as well."""

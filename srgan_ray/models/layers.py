@@ -40,7 +40,7 @@ def _has_kernels(norm: nn.BatchNorm2d, features: Tensor) -> bool:
         and features.device.type == "cuda"
         and norm.training
         and channels.bit_count() == 1
-        and num * height * width > 1  # else PyTorch's own says what is wrong
+        and 1 < num * height * width < 2**31 // channels  # of one row PyTorch's own says that it is not enough
         and features.is_contiguous(memory_format=torch.channels_last)
     )
 

@@ -25,7 +25,7 @@ def test_batchnorm_with_what_follows_is_the_layers_one_after_the_other(
 
 
 def test_more_parts_than_are_combined_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "CHUNK", 16)
+    monkeypatch.setattr(kernels, "CHUNK", 8)
     compare(torch.float32, (2, 2, 18, 20), "learned", True)
 
 

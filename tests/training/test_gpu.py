@@ -86,22 +86,23 @@ def test_a_bf16_network_learns_the_same_bits(device: str, monkeypatch: pytest.Mo
         assert one.grad.abs().sum() > 0
         assert torch.equal(one.grad, other.grad), name
     assert torch.equal(alone[1].running_mean, together[1].running_mean)
+    assert not wrapped._beside._held, "not waited for"
 
 
 class NoStream:
     """In place of a GPU's stream: everything in its turn."""
 
     def __init__(self) -> None:
-        self._operands: list[torch.Tensor] = []
+        self._held: list[torch.Tensor] = []
 
     @contextlib.contextmanager
     def computing(self, *operands: torch.Tensor) -> Iterator[None]:
-        self._operands += operands
+        self._held += operands
         yield
 
     def wait(self) -> None:
-        assert self._operands, "no gradient was computed beside"
-        self._operands.clear()
+        assert self._held, "no gradient was computed beside"
+        self._held.clear()
 
 
 def learn(config: RunConfig) -> tuple[torch.Tensor, torch.Tensor]:
