@@ -20,6 +20,9 @@ SAVE_OPTIONS: dict[str, dict[str, int]] = {
 MAX_DECODED_PIXELS = 100_000_000
 WEBP_MAX_SIDE_PX = 16383
 EXIF_ORIENTATION = 0x0112
+DNG_VERSION = 0xC612  # Adobe's DNG specification 1.7, chapter 4
+PNG_DEPTH_AT = 24  # PNG's third edition, §11.2.1
+ISO_MEDIA = b"ftyp"  # the box that files of ISO 14496-12 begin with
 BITS_PER_SAMPLE = 258  # a tag of TIFF
 UPRIGHT, TURNED = 1, range(2, 9)  # EXIF orientations; 0, which is common, and others that are none turn nothing
 
@@ -69,11 +72,18 @@ def open_image(encoded: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise TooManyPixels(f"more than {MAX_DECODED_PIXELS} pixels: {error}") from error
     except Exception as error:  # a damaged header makes Pillow's plugins raise nearly anything
+        if encoded[4:8] == ISO_MEDIA:
+            raise UnsupportedFormat(f"a HEIC image; readable are {', '.join(READABLE_FORMATS)}") from error
         raise UnreadableImage(f"not an image: {len(encoded)} bytes of no format that can be told") from error
     if _format(image) not in READABLE_FORMATS:
         raise UnsupportedFormat(f"a {image.format} image; readable are {', '.join(READABLE_FORMATS)}")
+    if DNG_VERSION in getattr(image, "tag_v2", {}):
+        raise UnsupportedFormat("a DNG image, whose first picture is a thumbnail; wanted the developed photograph")
     if image.width * image.height > MAX_DECODED_PIXELS:
         raise TooManyPixels(f"{image.width}x{image.height} pixels, more than {MAX_DECODED_PIXELS}")
+    if image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
+        # Pillow brings levels of 2 and 4 bit to 8, but not the one that is transparent.
+        image.info["transparency"] *= 255 // (2 ** encoded[PNG_DEPTH_AT] - 1)
     return image
 
 

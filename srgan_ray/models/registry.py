@@ -75,7 +75,7 @@ class Registry:
         """Make `version`, or the one before the current one's promotion, the current one; returns its number. There
         must be a current one.
 
-        Raises InputError where there is no such version.
+        Raises InputError where there is no such version, or its file is gone.
         """
         promotions = {entry["version"]: entry for entry in self.history() if entry["action"] == PROMOTE}
         wanted = promotions[self.current]["before"] if version is None else version
@@ -85,6 +85,8 @@ class Registry:
                 f"{self._setting} {self}: no version {missing} to go back to; wanted --version with one of "
                 f"{', '.join(map(str, promotions))}"
             )
+        if not self._folder.has(_name(wanted)):
+            raise InputError(f"{self._setting} {self}: {_name(wanted)} is gone; wanted --version with another one")
         self._enter(ROLLBACK, wanted, {})
         return wanted
 

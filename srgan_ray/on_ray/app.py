@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from pydantic import TypeAdapter, ValidationError
 from ray import serve
 from ray.serve.context import _get_global_client
+from ray.serve.exceptions import RayServeException
 
 from srgan_ray.errors import InputError
 from srgan_ray.on_ray.cluster import largest_node, places_for, total_cpus
@@ -26,7 +27,8 @@ REQUESTS_PER_REPLICA = 4
 # with an activation, and keeps 512 here, as many for each layer as 256 were with 16 blocks, half the layers: with those
 # its own 1024 took 0.2 GB more and was no faster, and 64 took a tenth longer for pictures of up to 500 pixels a side.
 REPLICA_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "512"}
-STOPPING_S = 5  # beside the time limit of the requests that a stopping replica still answers
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # Ray 2.60 leaves all of a node's to an actor that asked for none
+STOPPING_S = 5  # beside the time limits of the requests that a stopping replica still answers
 
 
 @contextlib.contextmanager
@@ -55,7 +57,7 @@ def endpoint(config: ServeConfig) -> Iterator[str]:
             ) from error
         raise
     try:
-        serve.run(application, name=NAME, route_prefix="/")
+        _deploy(application)
         client = _get_global_client()
         assert client
         yield client.root_url  # that of a Serve that ran before is its own
@@ -63,6 +65,22 @@ def endpoint(config: ServeConfig) -> Iterator[str]:
         serve.delete(NAME)
         if not ran_before and not serve.status().applications:  # others' may have come meanwhile
             serve.shutdown()
+
+
+def _deploy(application: serve.Application) -> None:
+    try:
+        serve.run(application, name=NAME, route_prefix="/")
+    except RayServeException as error:
+        raise InputError(f"the cluster's Serve refuses the endpoint: {_last_line(str(error))}") from error
+    except RuntimeError as error:
+        deployed = serve.status().applications[NAME].deployments.values()
+        told = _last_line("\n".join(deployment.message for deployment in deployed))
+        raise InputError(f"the endpoint did not start: {told or error}") from error
+
+
+def _last_line(text: str) -> str:
+    """Of a traceback, what was raised."""
+    return text.strip().rpartition("\n")[2]
 
 
 def build(args: dict[str, Any]) -> serve.Application:
@@ -100,13 +118,13 @@ def build_application(config: EndpointConfig) -> serve.Application:
         ray_actor_options={
             "num_cpus": num_cpus,
             "num_gpus": config.scaling.num_gpus,
-            "runtime_env": {"env_vars": REPLICA_ENVIRONMENT},
+            "runtime_env": {"env_vars": {**REPLICA_ENVIRONMENT, **({} if config.scaling.num_gpus else NO_GPU)}},
         },
         # Requests queue in the API, whose refusals are problem+json; Serve's own limit lies behind it.
         max_ongoing_requests=4 * limits.max_waiting,
         max_queued_requests=4 * limits.max_waiting,
         autoscaling_config=_autoscaling(config.scaling),
-        graceful_shutdown_timeout_s=limits.time_limit_s + STOPPING_S,
+        graceful_shutdown_timeout_s=limits.receive_limit_s + limits.time_limit_s + STOPPING_S,
         graceful_shutdown_wait_loop_s=0.2,
         logging_config={"encoding": "JSON", "enable_access_log": False},  # the API writes a line for each request
     )

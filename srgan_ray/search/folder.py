@@ -43,10 +43,20 @@ class SearchFolder:
                     f"--out {self._folder} is not empty and holds no search; wanted a new one, or a search's"
                 )
             return
-        recorded = json.loads(self._folder.read(SEARCH))
+        recorded = self._origin()
         now = json.loads(json.dumps(_describe(config)))  # tuples as the lists that were read
         free = FREE_TO_CHANGE - FIXED_IN_POPULATIONS if config.population else FREE_TO_CHANGE
         check_same(f"--out {self._folder} holds a search", recorded, now, free)
+
+    def _origin(self) -> dict[str, Any]:
+        """What was searched. Raises InputError where the file is damaged."""
+        try:
+            origin: dict[str, Any] = json.loads(self._folder.read(SEARCH))
+            if not isinstance(origin, dict):
+                raise ValueError("no object")
+        except ValueError as error:
+            raise InputError(f"--out {self._folder}: {SEARCH} is damaged; wanted another --out") from error
+        return origin
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other commands of this machine out of the folder. InputError where one is at work in it."""
@@ -90,7 +100,7 @@ class SearchFolder:
             "spread_of_baselines": spread,
         }
         self._folder.write(FRONT, (json.dumps(described, indent=2) + "\n").encode())
-        origin = json.loads(self._folder.read(SEARCH))
+        origin = self._origin()
         samples = {trial.number: RunFolder(self.run_of(trial)).best_samples() for trial in self._shown(trials, front)}
         page = render_search_report(config, origin, trials, chosen, samples)
         self._folder.write(REPORT, page.encode())

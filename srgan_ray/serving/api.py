@@ -192,7 +192,9 @@ async def _answer_invalid(watch: Watch, request: Request, error: Exception) -> R
 
 async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return await _answer_problem(request, Problem(error.status_code, str(error.detail)))
+    answer = await _answer_problem(request, Problem(error.status_code, str(error.detail)))
+    answer.headers.update(error.headers or {})  # 405 says which methods are allowed
+    return answer
 
 
 async def _answer_nobody(*_: object) -> Response:

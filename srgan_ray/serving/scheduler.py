@@ -1,5 +1,6 @@
 """The tiles of many pictures through one model: in batches of equal shape, each picture in its turn."""
 
+import atexit
 import threading
 import time
 from collections import deque
@@ -69,8 +70,14 @@ class Scheduler:
         self._jobs: deque[Job] = deque()  # the first one's turn is next
         self._memory_returned = time.monotonic()
         self._arrival = threading.Condition()
-        for number in range(self._most_at_once):
-            threading.Thread(target=self._work, name=f"tiles {number}", daemon=True).start()
+        self._is_stopping = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"tiles {number}", daemon=True)
+            for number in range(self._most_at_once)
+        ]
+        for thread in self._threads:
+            thread.start()
+        atexit.register(self._stop)
 
     def upscale(self, upscaler: Upscaler, lr: np.ndarray, check: Callable[[], None]) -> Job:
         """RGB (h, w, 3) to a finished job, whose `sr` is (4h, 4w, 3). May be called by many threads.
@@ -87,7 +94,9 @@ class Scheduler:
     def _work(self) -> None:
         while True:
             with self._arrival:
-                self._arrival.wait_for(self._has_work)
+                self._arrival.wait_for(lambda: self._is_stopping or self._has_work())
+                if self._is_stopping:
+                    return
                 batch = self._next_batch()
                 self._num_running += 1
                 num_cores = self._share()
@@ -99,6 +108,15 @@ class Scheduler:
             with self._arrival:
                 self._num_running -= 1
             self._return_memory()
+
+    def _stop(self) -> None:
+        """At the end of the process, also by Ctrl-C in the middle of a picture: a thread that is inside torch when the
+        interpreter goes takes the process down by SIGABRT."""
+        with self._arrival:
+            self._is_stopping = True
+            self._arrival.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _return_memory(self) -> None:
         now = time.monotonic()

@@ -1,5 +1,6 @@
 import io
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -135,6 +136,32 @@ def test_content_not_ending_decides_and_damage_is_told() -> None:
             images.decode(garbage)
     with pytest.raises(images.UnsupportedFormat, match="GIF"):
         images.decode(encoded(Image.fromarray(photograph(0)), "GIF"))
+
+
+def test_formats_that_are_told_and_not_read() -> None:
+    with pytest.raises(images.UnsupportedFormat, match="HEIC"):
+        images.decode(b"\0\0\0\x18ftypheic" + bytes(100))
+    raw = encoded(Image.new("RGB", (8, 8)), "TIFF", tiffinfo={50706: b"\1\4\0\0"})
+    with pytest.raises(images.UnsupportedFormat, match="DNG"):
+        images.decode(raw)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_the_transparent_level_of_grey_is_found_at_every_depth(depth: int) -> None:
+    """The second from black, which is laid over white; OpenCV, which takes no note of it, gives the others."""
+    rows = {1: b"\0\x50", 2: b"\0\x1b", 4: b"\0\x01\x9f", 8: b"\0\x00\x01\xaa\xff"}[depth]
+    header = struct.pack(">IIBBBBB", 4, 1, depth, 0, 0, 0, 0)
+    parts = {b"IHDR": header, b"tRNS": struct.pack(">H", 1), b"IDAT": zlib.compress(rows), b"IEND": b""}
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts.items()
+    ]
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    expected = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[0, :, 0].tolist()
+    levels = images.decode(content)[0, :, 0].tolist()
+    transparent = 255 // (2**depth - 1)
+    assert levels == [255 if level == transparent else level for level in expected]
+    assert transparent in expected
 
 
 def test_too_many_pixels_are_refused_by_the_header() -> None:

@@ -47,6 +47,14 @@ def test_the_way_back(location: str, tmp_path: Path) -> None:
         registry.roll_back(0)
 
 
+def test_no_way_back_to_a_file_that_is_gone(tmp_path: Path) -> None:
+    registry = filled(str(tmp_path / "registry"), 2, tmp_path)
+    Path(registry.location(1)).unlink()
+    with pytest.raises(InputError, match=r"--to .*00001\.safetensors is gone"):
+        registry.roll_back(None)
+    assert registry.current == 2
+
+
 @pytest.mark.parametrize("content", [b"{", b"{}", b'{"history": []}', b"[]"])
 def test_a_damaged_one_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "registry.json").write_bytes(content)

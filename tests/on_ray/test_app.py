@@ -171,6 +171,34 @@ def test_a_serve_that_ran_before_keeps_its_port_and_its_applications(generator_f
         serve.shutdown()
 
 
+def test_what_serve_does_not_deploy_is_said_in_a_line(generator_file: str, tmp_path: Path, ray_cluster: None) -> None:
+    from ray import serve
+
+    from srgan_ray.on_ray.app import NAME, endpoint
+
+    @serve.deployment
+    class Other:
+        pass
+
+    missing = str(tmp_path / "missing.safetensors")
+    serve.start(http_options={"host": "127.0.0.1", "port": free_port()})
+    try:
+        with (
+            pytest.raises(InputError, match=r"did not start: .*missing\.safetensors"),
+            endpoint(ServeConfig(ModelConfig(missing))),
+        ):
+            pass
+        serve.run(Other.bind(), name="other", route_prefix="/")
+        with (
+            pytest.raises(InputError, match=r"refuses the endpoint: .*other"),
+            endpoint(ServeConfig(ModelConfig(generator_file))),
+        ):
+            pass
+        assert NAME not in serve.status().applications
+    finally:
+        serve.shutdown()
+
+
 class Load:
     """Clients that post a photograph again and again from so many threads; keeps each answer's status and generator."""
 

@@ -147,5 +147,9 @@ def test_the_folder_holds_what_is_found(shards: Path, tmp_path: Path, monkeypatc
     with pytest.raises(InputError, match=r"holds a search with trials = 5, now 50; wanted the same"):
         folder.check(dataclasses.replace(config, population=True, trials=50))
     folder.begin(config)
+    for damage in ("{", "[]"):
+        (tmp_path / "search" / "search.json").write_text(damage)
+        with pytest.raises(InputError, match=r"search\.json is damaged; wanted another --out"):
+            folder.check(config)
     with pytest.raises(InputError, match="is not empty and holds no search"):
         SearchFolder(str(shards)).check(config)

@@ -227,7 +227,9 @@ def test_500_tells_nothing_of_the_inside(client: TestClient, monkeypatch) -> Non
 
 def test_unknown_paths_and_methods_are_problems_too(client: TestClient) -> None:
     problem(client.get("/nowhere"), 404)
-    problem(client.get("/upscale"), 405)
+    answer = client.get("/upscale")
+    problem(answer, 405)
+    assert answer.headers["allow"] == "POST"
 
 
 def test_healthz_names_what_is_served(client: TestClient) -> None:

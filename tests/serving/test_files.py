@@ -2,6 +2,10 @@
 
 import errno
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +75,28 @@ def test_a_name_that_is_no_utf_8(tmp_path: Path, generator_file: str) -> None:
     path.write_bytes(images.encode(photograph(1, 9, 20), "png"))
     assert upscale(generator_file, path, tmp_path / path.stem).error == ""
     assert (tmp_path / path.stem / "deep" / "a.png").is_file()
+
+
+def test_ctrl_c_in_the_middle_of_a_picture(tmp_path: Path) -> None:
+    """Threads are then inside torch."""
+    picture, out = tmp_path / "large.png", tmp_path / "out"
+    picture.write_bytes(images.encode(photograph(0, 1200, 1600), "png"))
+    running = subprocess.Popen(
+        [sys.executable, "-m", "srgan_ray", "upscale", str(picture), "--out", str(out)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a shell in the background ignores it
+    )
+    while not (out / "manifest.jsonl").exists():
+        assert running.poll() is None
+        time.sleep(0.1)
+    time.sleep(1)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert errors.splitlines()[-1].startswith("srgan-ray upscale: stopped")
 
 
 def test_a_file_that_is_gone_is_said(tmp_path: Path, generator_file: str) -> None:
