@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from srgan_ray.config import RunConfig, flatten, from_dict, to_dict
@@ -117,9 +118,10 @@ class RunFolder:
     def record(self, row: dict[str, Any], samples: Mapping[str, np.ndarray]) -> None:
         """Write a validation down: pictures into `samples/`, `uint8` RGB (H, W, 3) by the name of their photograph, a
         row into `metrics.jsonl`, and both into TensorBoard."""
-        for name, picture in samples.items():
-            self._folder.write(f"{SAMPLES}/{name}_step_{row['step']:08d}.png", images.encode(picture, "png"))
-        self._events.add(row, samples)
+        encoded = {name: images.encode(picture, "png") for name, picture in samples.items()}
+        for name, content in encoded.items():
+            self._folder.write(f"{SAMPLES}/{name}_step_{row['step']:08d}.png", content)
+        self._events.add(row, encoded)
         self._rows.append(row)
         self._write_rows()
 
@@ -213,13 +215,16 @@ class _Events:
         self._writer = SummaryWriter(self._aside.name if self._aside else folder.location, purge_step=step + 1)
         weakref.finalize(self, self._writer.close)  # else its thread stays where a process has one run after another
 
-    def add(self, row: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> None:
-        """The numbers of a row, and pictures of its step."""
+    def add(self, row: Mapping[str, Any], pictures: Mapping[str, bytes]) -> None:
+        """The numbers of a row, and pictures of its step as PNG."""
         for name, value in row.items():
             if isinstance(value, (int, float)) and name != "step":
                 self._writer.add_scalar(name, value, row["step"])
-        for name, picture in pictures.items():
-            self._writer.add_image(name, picture, row["step"], dataformats="HWC")
+        for name, encoded in pictures.items():  # add_image would encode them, which took most of a validation's time
+            width, height = images.read_header(encoded)[1:]
+            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
+            summary = Summary(value=[Summary.Value(tag=name, image=image)])
+            self._writer._get_file_writer().add_summary(summary, row["step"])
         self._writer.flush()
         if self._aside:
             for path in Path(self._aside.name).iterdir():

@@ -216,7 +216,11 @@ def test_a_run_folder_holds_what_the_contract_says(config: RunConfig) -> None:
     events = EventAccumulator(str(out))
     events.Reload()
     assert [event.step for event in events.Scalars("psnr_val")] == [5, 10]
-    assert events.Tags()["images"]
+    for name in events.Tags()["images"]:
+        [_, last] = events.Images(name)
+        assert last.encoded_image_string == (out / "samples" / f"{name}_step_00000010.png").read_bytes()
+        assert (last.width, last.height, last.step) == (4 * 152, 140, 10)
+    assert len(events.Tags()["images"]) == 3
     assert {"colour_drift", "checkerboard", "consistency_db", "alarms"} <= set(row)
     pulls = {name for name in row if name.startswith("gradient_norm_")}
     assert pulls == {f"gradient_norm_{term}" for term in terms}
