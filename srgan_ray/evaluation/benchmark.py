@@ -205,9 +205,10 @@ def measure_agreement(
     given: how it was made is not known then."""
     protocol = Protocol("colour_drift", "rgb", degradation, data_hash, border_px=0)
     measured = {"colour_drift": average((colour_drift(sr, pair.hr) for pair, sr in zip(pairs, srs)), protocol)}
-    measured["swd"] = measure_swd(srs, [pair.hr for pair in pairs], protocol)
+    both = [(sr, pair.hr) for pair, sr in zip(pairs, srs)]
+    measured["swd"] = measure_swd(both, protocol)
     if lpips:
-        measured["lpips"] = measure_lpips(lpips, srs, [pair.hr for pair in pairs], protocol)
+        measured["lpips"] = measure_lpips(lpips, both, protocol)
     if degradation in DEGRADATIONS:
         values = (consistency_db(sr, pair.lr, degradation) for pair, sr in zip(pairs, srs))
         measured["consistency"] = average(values, dataclasses.replace(protocol, metric="consistency"))

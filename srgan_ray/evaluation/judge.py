@@ -101,13 +101,17 @@ class Judge:
     def __call__(self, generator: Generator) -> Figures:
         """What `measure_pair` measures, as means, and `perception`, lower is better: LPIPS where there are weights,
         else NIQE where there is a pristine model, else the sliced Wasserstein distance."""
-        upscale = Upscaler(generator, self._precision)
-        srs, rows = [], []
-        for pair in self._pairs:
-            srs.append(upscale(pair.pair.lr))
-            rows.append(measure_pair(pair, srs[-1]))
+        upscale, rows = Upscaler(generator, self._precision), []
+
+        def measured() -> Iterator[tuple[np.ndarray, np.ndarray]]:  # one by one: all would not fit into memory
+            for pair in self._pairs:
+                sr = upscale(pair.pair.lr)
+                rows.append(measure_pair(pair, sr))
+                yield sr, pair.pair.hr
+
+        perception = self._perception(measured())
         figures = {name: average((row[name] for row in rows), self._protocol_of(name)) for name in rows[0]}
-        return {**figures, "perception": self._perception(srs)}
+        return {**figures, "perception": perception}
 
     def _bare_pairs(self) -> Iterator[Pair]:
         return (pair.pair for pair in self._pairs)
@@ -117,14 +121,14 @@ class Judge:
             return self._protocol
         return dataclasses.replace(self._protocol, metric=name.removesuffix("_db"), colour="rgb", border_px=0)
 
-    def _perception(self, srs: list[np.ndarray]) -> Measurement:
-        hrs = [pair.hr for pair in self._bare_pairs()]
+    def _perception(self, pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> Measurement:
+        """Of pairs of SR and HR."""
         if self._lpips:
-            return measure_lpips(self._lpips, srs, hrs, self._protocol)
+            return measure_lpips(self._lpips, pairs, self._protocol)
         if self._pristine:
             protocol = dataclasses.replace(self._protocol, metric="niqe", model_hash=self._pristine.hash)
-            return average((niqe(sr, self._pristine) for sr in srs), protocol)
-        return measure_swd(srs, hrs, self._protocol)
+            return average((niqe(sr, self._pristine) for sr, _ in pairs), protocol)
+        return measure_swd(pairs, self._protocol)
 
 
 def values_of(figures: Figures) -> dict[str, float]:

@@ -8,7 +8,7 @@ people see. The linear layers come with torchmetrics; the networks' weights are 
 import dataclasses
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -66,12 +66,10 @@ class Lpips:
         return ((stack([image]) - mean) / std).to(self._device)
 
 
-def measure_lpips(
-    lpips: Lpips, srs: Sequence[np.ndarray], hrs: Sequence[np.ndarray], protocol: Protocol
-) -> Measurement:
-    """The mean with its own protocol, of the data and the degradation that another one names."""
+def measure_lpips(lpips: Lpips, pairs: Iterable[tuple[np.ndarray, np.ndarray]], protocol: Protocol) -> Measurement:
+    """The mean of pairs of SR and HR with its own protocol, of the data and degradation that another one names."""
     whole = dataclasses.replace(protocol, metric="lpips", colour="rgb", border_px=0, model_hash=lpips.hash)
-    return average((lpips(sr, hr) for sr, hr in zip(srs, hrs)), whole)
+    return average((lpips(sr, hr) for sr, hr in pairs), whole)
 
 
 def _to_unit_length(features: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ Michaeli 2018, "The Perception-Distortion Tradeoff", such a distance between dis
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,34 +21,42 @@ SCALE_UP = 1000  # as the paper prints it
 _SEED = 0
 
 
-def sliced_wasserstein(srs: Sequence[np.ndarray], hrs: Sequence[np.ndarray]) -> float:
-    """Distance of the patches of all SR images from those of all HR images, `uint8` RGB (H, W, 3), times 1,000; 0 or
-    more, lower is better. Images of unlike size are taken together; sides of 16 or more.
+def sliced_wasserstein(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Distance of the patches of all SR images from those of all HR images, times 1,000; 0 or more, lower is better.
+    Pairs of SR and HR, `uint8` RGB (H, W, 3), are taken one by one; sides of 16 or more, unlike ones together.
 
     The mean over the levels of the pyramid. Unlike the paper's, both sides are divided by the deviation of HR alone,
     so that patches that are like HR's but weaker, blurred ones, are far; SR's patches lie where HR's do.
     """
-    return float(np.mean([_distance(*_descriptors(srs, hrs, level)) for level in range(NUM_LEVELS)]) * SCALE_UP)
+    randoms = [np.random.default_rng(_SEED) for _ in range(NUM_LEVELS)]
+    patches = [[_patches(sr, hr, level, random) for level, random in enumerate(randoms)] for sr, hr in pairs]
+    return float(np.mean([_distance(*_descriptors(of_level)) for of_level in zip(*patches)]) * SCALE_UP)
 
 
-def measure_swd(srs: Sequence[np.ndarray], hrs: Sequence[np.ndarray], protocol: Protocol) -> Measurement:
+def measure_swd(pairs: Iterable[tuple[np.ndarray, np.ndarray]], protocol: Protocol) -> Measurement:
     """The distance with its own protocol, of the data and the degradation that another one names."""
     whole = dataclasses.replace(
         protocol, metric="swd", colour="rgb", border_px=0, model_hash="", average="patches of all images"
     )
-    return Measurement(sliced_wasserstein(srs, hrs), whole)
+    return Measurement(sliced_wasserstein(pairs), whole)
 
 
-def _descriptors(srs: Sequence[np.ndarray], hrs: Sequence[np.ndarray], level: int) -> tuple[np.ndarray, np.ndarray]:
-    """Patches of a level, float32 (number, 7 * 7 * 3), in units of HR's deviation in each colour."""
-    random = np.random.default_rng(_SEED)
-    sr_patches, hr_patches = [], []
-    for sr, hr in zip(srs, hrs):
-        sr_band, hr_band = _laplacian(sr, level), _laplacian(hr, level)
-        rows, columns = (random.integers(0, side - PATCH_PX + 1, PATCHES_PER_IMAGE) for side in hr_band.shape[:2])
-        sr_patches.append(_cut(sr_band, rows, columns))
-        hr_patches.append(_cut(hr_band, rows, columns))
-    theirs, ours = np.concatenate(hr_patches), np.concatenate(sr_patches)
+class _Patches(NamedTuple):
+    """Of an image's level, float32 (PATCHES_PER_IMAGE, 7, 7, 3)."""
+
+    sr: np.ndarray
+    hr: np.ndarray
+
+
+def _patches(sr: np.ndarray, hr: np.ndarray, level: int, random: np.random.Generator) -> _Patches:
+    sr_band, hr_band = _laplacian(sr, level), _laplacian(hr, level)
+    rows, columns = (random.integers(0, side - PATCH_PX + 1, PATCHES_PER_IMAGE) for side in hr_band.shape[:2])
+    return _Patches(_cut(sr_band, rows, columns), _cut(hr_band, rows, columns))
+
+
+def _descriptors(patches: Sequence[_Patches]) -> tuple[np.ndarray, np.ndarray]:
+    """Those of SR and of HR, float32 (number, 7 * 7 * 3), in units of HR's deviation in each colour."""
+    ours, theirs = (np.concatenate(side) for side in zip(*patches))
     deviation = theirs.std(axis=(0, 1, 2)) + np.finfo(np.float32).eps
     return (ours / deviation).reshape(len(ours), -1), (theirs / deviation).reshape(len(theirs), -1)
 

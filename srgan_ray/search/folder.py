@@ -5,9 +5,11 @@ Written by the command itself, never by a trial, which fills its own run folder.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from srgan_ray.config import to_dict
@@ -15,7 +17,7 @@ from srgan_ray.data.manifest import REPORT, read_manifest, versions
 from srgan_ray.data.storage import LOCK, Folder, below, split
 from srgan_ray.errors import InputError
 from srgan_ray.evaluation.metrics import as_json, from_json
-from srgan_ray.models.artifact import FILE_NAME
+from srgan_ray.models.artifact import FILE_NAME, find_generator, hash_generator, read_generator
 from srgan_ray.search.config import TuneConfig
 from srgan_ray.search.front import find_front, find_spread, gains
 from srgan_ray.search.population import schedule_of
@@ -23,6 +25,7 @@ from srgan_ray.search.report import render_search_report
 from srgan_ray.search.trials import Leg, Trial
 from srgan_ray.training.folder import RunFolder, check_same
 
+GENERATORS, WEIGHTS = ("init", "fidelity_generator"), ("vgg_weights", "niqe_model", "lpips_weights")
 SEARCH, TRIALS, FRONT, RUNS = "search.json", "trials.jsonl", "front.json", "trials"
 FREE_TO_CHANGE = {"data", "out", "trials", "concurrent", "choose"}
 FIXED_IN_POPULATIONS = {"trials"}  # one that came later would have nobody to be compared with
@@ -47,15 +50,23 @@ class SearchFolder:
         now = json.loads(json.dumps(_describe(config)))  # tuples as the lists that were read
         free = FREE_TO_CHANGE - FIXED_IN_POPULATIONS if config.population else FREE_TO_CHANGE
         check_same(f"--out {self._folder} holds a search", recorded, now, free)
+        for name, digest in now["files"].items():
+            if (before := recorded["files"].get(name, digest)) != digest:
+                raise InputError(
+                    f"--{name.replace('_', '-')}: --out {self._folder} holds a search with the file {before}, now "
+                    f"{digest}; wanted the same file, or another --out"
+                )
 
     def _origin(self) -> dict[str, Any]:
-        """What was searched. Raises InputError where the file is damaged."""
+        """What was searched. Raises InputError where the file does not tell."""
         try:
             origin: dict[str, Any] = json.loads(self._folder.read(SEARCH))
-            if not isinstance(origin, dict):
-                raise ValueError("no object")
+            if not isinstance(origin, dict) or not isinstance(origin.get("files"), dict):
+                raise ValueError("no files")
         except ValueError as error:
-            raise InputError(f"--out {self._folder}: {SEARCH} is damaged; wanted another --out") from error
+            raise InputError(
+                f"--out {self._folder}: {SEARCH} is damaged, or of another version; wanted another --out"
+            ) from error
         return origin
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
@@ -131,7 +142,18 @@ class SearchFolder:
 
 def _describe(config: TuneConfig) -> dict[str, Any]:
     settings = {**to_dict(config.training), **config.own_settings}
-    return {"config": settings, "data_hash": read_manifest(config.data).data_hash, "versions": versions()}
+    data_hash = read_manifest(config.data).data_hash
+    return {"config": settings, "data_hash": data_hash, "files": _hash_files(config), "versions": versions()}
+
+
+def _hash_files(config: TuneConfig) -> dict[str, str]:
+    """Of the generators and weights that settings name files of, by the setting."""
+    generators = {name: given for name in GENERATORS if (given := getattr(config, name))}
+    weights = {name: Path(given) for name in WEIGHTS if Path(given := getattr(config, name)).is_file()}
+    return {
+        **{name: hash_generator(read_generator(find_generator(given))) for name, given in generators.items()},
+        **{name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in weights.items()},
+    }
 
 
 def _to_row(trial: Trial) -> dict[str, Any]:

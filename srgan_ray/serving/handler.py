@@ -47,6 +47,13 @@ class ModelConfig:
         )
         return dataclasses.replace(self, generator=generator, fidelity_generator=faithful)
 
+    def resolved(self) -> Self:
+        """With the generator files that a registry or a run folder names now: it may name another one later. Released
+        generators keep their names, since they lie elsewhere on other nodes."""
+        places = (self.generator, self.fidelity_generator)
+        generator, faithful = (place if place in ("", *RELEASED) else find_generator(place) for place in places)
+        return dataclasses.replace(self, generator=generator, fidelity_generator=faithful)
+
 
 class Upscaled(NamedTuple):
     """An encoded result, and what there is to say about it."""

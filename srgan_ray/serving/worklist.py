@@ -61,8 +61,9 @@ def open_worklist(config: UpscaleConfig) -> Iterator[Worklist]:
     InputError for whatever of these cannot be used, where another command is at work in --out, and where a result would
     replace another input's, or a file that is no result.
     """
-    handler = Handler(config.model)  # whose messages name what was given
-    config = dataclasses.replace(config, out=absolute(config.out), model=config.model.with_absolute_paths())
+    model = config.model.resolved()  # once: all results of a command are of one generator
+    handler = Handler(model)
+    config = dataclasses.replace(config, out=absolute(config.out), model=model.with_absolute_paths())
     settings = _settings(config)
     inputs = list_inputs(config)
     sources = find_sources(config, inputs)

@@ -72,7 +72,7 @@ def test_weights_are_found_as_those_of_vgg_are_and_stamped(cache: Path) -> None:
     assert Lpips(str(cache / "features.pth")).hash == lpips.hash
     torch.save({key: 2 * value for key, value in state.items()}, cache / "others.pth")
     assert Lpips(str(cache / "others.pth")).hash != lpips.hash
-    measured = measure_lpips(lpips, [photograph(0)], [photograph(1)], Protocol("psnr", "y", "mixed", "data"))
+    measured = measure_lpips(lpips, [(photograph(0), photograph(1))], Protocol("psnr", "y", "mixed", "data"))
     expected = Protocol("lpips", "rgb", "mixed", "data", border_px=0, model_hash=lpips.hash)
     assert measured.protocol == expected
     assert f"model {lpips.hash}" in str(expected)

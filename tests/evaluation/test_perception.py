@@ -16,11 +16,11 @@ HR = skimage.data.astronaut()[:256, 128:384]
 
 
 def test_equal_images_are_0_apart() -> None:
-    assert sliced_wasserstein([HR, HR[:100]], [HR, HR[:100]]) == 0
+    assert sliced_wasserstein([(HR, HR), (HR[:100], HR[:100])]) == 0
 
 
 def test_the_more_blurred_the_farther() -> None:
-    distances = [sliced_wasserstein([cv2.GaussianBlur(HR, (0, 0), sigma)], [HR]) for sigma in (0.5, 0.8, 1.2, 2)]
+    distances = [sliced_wasserstein([(cv2.GaussianBlur(HR, (0, 0), sigma), HR)]) for sigma in (0.5, 0.8, 1.2, 2)]
     assert distances == sorted(distances)
     assert distances[0] > 10
 
@@ -28,7 +28,7 @@ def test_the_more_blurred_the_farther() -> None:
 def test_what_has_learned_is_nearer_than_bicubic_and_the_perceptual_one_nearest() -> None:
     lr = matlab_bicubic(HR)
     learned = [Upscaler(load_generator(find_generator(name))[0], "fp32")(lr) for name in ("psnr", "perceptual")]
-    bicubic, psnr, perceptual = (sliced_wasserstein([sr], [HR]) for sr in (matlab_bicubic_up(lr), *learned))
+    bicubic, psnr, perceptual = (sliced_wasserstein([(sr, HR)]) for sr in (matlab_bicubic_up(lr), *learned))
     assert bicubic > 1.1 * psnr > 1.1 * perceptual
 
 
@@ -51,6 +51,6 @@ def test_the_bands_add_up_to_the_image() -> None:
 
 
 def test_the_measurement_says_how_it_was_made() -> None:
-    measured = measure_swd([HR], [HR], Protocol("niqe", "y", "mixed", "abc", model_hash="def"))
+    measured = measure_swd([(HR, HR)], Protocol("niqe", "y", "mixed", "abc", model_hash="def"))
     wanted = Protocol("swd", "rgb", "mixed", "abc", border_px=0, average="patches of all images")
     assert (measured.value, measured.protocol) == (0, wanted)

@@ -124,6 +124,25 @@ def test_a_trial_whose_perception_is_infinite_is_not_drawn(others: list[Trial]) 
     assert ("<polyline" in page) == bool(others), "the chart is there where there is something to draw"
 
 
+@pytest.mark.parametrize("setting", ["init", "fidelity_generator", "niqe_model"])
+def test_a_search_does_not_go_on_with_another_file_under_the_same_name(
+    setting: str, shards: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "given.safetensors"
+    write_generator(path, 0, "one")
+    config = dataclasses.replace(CONFIG, data=str(shards), out=str(tmp_path / "search"), pixel_weight=1.0)
+    config = dataclasses.replace(config, **{setting: str(path)})
+    folder = SearchFolder(config.out)
+    folder.begin(config)
+    folder.check(config)
+    write_generator(path, 1, "another")
+    name = setting.replace("_", "-")
+    with pytest.raises(
+        InputError, match=f"--{name}: --out .* holds a search with the file .*, now .*; wanted the same"
+    ):
+        folder.check(config)
+
+
 def test_the_folder_holds_what_is_found(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = dataclasses.replace(CONFIG, data=str(shards), out=str(tmp_path / "search"))
     folder = SearchFolder(config.out)
@@ -149,7 +168,7 @@ def test_the_folder_holds_what_is_found(shards: Path, tmp_path: Path, monkeypatc
     folder.begin(config)
     for damage in ("{", "[]"):
         (tmp_path / "search" / "search.json").write_text(damage)
-        with pytest.raises(InputError, match=r"search\.json is damaged; wanted another --out"):
+        with pytest.raises(InputError, match=r"search\.json is damaged, or of another version; wanted another --out"):
             folder.check(config)
     with pytest.raises(InputError, match="is not empty and holds no search"):
         SearchFolder(str(shards)).check(config)

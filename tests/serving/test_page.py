@@ -135,6 +135,7 @@ def test_the_slider_moves_the_border_between_before_and_after(page) -> None:
     fitted = box["width"]
     page.check("#full")
     assert page.locator("#compare").bounding_box()["width"] == 360 != fitted
+    assert page.eval_on_selector("#split", "range => getComputedStyle(range).touchAction") == "pan-x pan-y"
 
 
 def test_a_problem_is_told_and_forgotten(page) -> None:
@@ -156,16 +157,27 @@ def test_what_the_browser_cannot_show_is_upscaled_all_the_same(page) -> None:
     assert page.is_hidden("#split")
 
 
+def test_after_is_not_seen_through_what_is_transparent_in_before(page) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (90, 60), (255, 0, 0, 0)).save(buffer, "PNG")
+    choose(page, buffer.getvalue())
+    wait_for_result(page)
+    background = page.eval_on_selector("#before", "image => getComputedStyle(image).backgroundColor")
+    assert not background.endswith(", 0)"), background
+
+
 def test_stop_drops_the_request(page, handler: Handler, monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
     monkeypatch.setattr(handler, "upscale", lambda *arguments: done.wait(20))
     choose(page)
-    until(page, lambda: page.inner_text("#state").startswith("Upscaling"))
+    until(page, lambda: page.inner_text("#seconds") == "1 s")
+    assert page.inner_text("[role=status]") == "Upscaling", "read out once, and not each second"
     with page.expect_event("requestfailed") as dropped:
         page.click("#stop")
     assert "/upscale?" in dropped.value.url
     page.wait_for_selector("#progress", state="hidden")
     assert page.is_enabled("#again")
+    assert page.evaluate("document.activeElement.id") == "again"
     assert page.is_hidden("#problem")
     done.set()
 

@@ -15,9 +15,10 @@ from fakes import photograph, write_generator
 from srgan_ray.data import images
 from srgan_ray.data.storage import Folder, below, list_files
 from srgan_ray.errors import InputError
+from srgan_ray.models.registry import Registry
 from srgan_ray.serving import worklist
 from srgan_ray.serving.files import Outcome, UpscaleConfig
-from srgan_ray.serving.handler import ModelConfig
+from srgan_ray.serving.handler import Handler, ModelConfig
 from srgan_ray.serving.worklist import Worklist, carry_out, open_worklist, upscale_here
 
 
@@ -186,6 +187,18 @@ def observe(made: Worklist, config: UpscaleConfig, num_rows: list[int]) -> Itera
     for outcome in upscale_here(made):
         num_rows.append(sum(row["status"] != "begun" for row in rows(config)))
         yield outcome
+
+
+def test_a_registry_that_moves_on_changes_nothing_under_way(
+    config: UpscaleConfig, generator_file: str, other_generator_file: str, tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path / "registry", "--to")
+    registry.promote(Path(generator_file).read_bytes(), {})
+    config = dataclasses.replace(config, model=ModelConfig(str(tmp_path / "registry")))
+    with open_worklist(config) as made:
+        registry.promote(Path(other_generator_file).read_bytes(), {})
+        assert Handler(made.config.model).card.name == made.handler.card.name == "sharp"
+    assert look(config).handler.card.name == "faithful"
 
 
 @pytest.mark.parametrize(

@@ -45,17 +45,19 @@ function showProgress(running) {
   tell("");
   element("progress").hidden = false;
   element("state").textContent = "Sending";
+  element("seconds").textContent = "";
   bar.value = 0;
   running.upload.onprogress = (event) => (bar.value = event.loaded / event.total);
   const started = performance.now();
   let sent = false;
   running.upload.onload = () => {
     sent = true;
+    element("state").textContent = "Upscaling";
     bar.removeAttribute("value");
   };
   return setInterval(() => {
     const seconds = Math.round((performance.now() - started) / 1000);
-    if (sent) element("state").textContent = `Upscaling, ${seconds} s`;
+    if (sent) element("seconds").textContent = `${seconds} s`;
   }, 200);
 }
 
@@ -109,6 +111,7 @@ function tell(problem) {
 function setFull() {
   const { naturalWidth } = element("after");
   element("compare").style.width = element("full").checked ? `${naturalWidth / devicePixelRatio}px` : "";
+  element("compare").classList.toggle("full", element("full").checked);
 }
 
 element("file").onchange = (event) => take(event.target.files);
@@ -119,7 +122,10 @@ element("form").onsubmit = (event) => {
 element("fidelity").oninput = () => {
   element("fidelity-value").textContent = Number(element("fidelity").value).toFixed(2);
 };
-element("stop").onclick = () => request && request.abort();
+element("stop").onclick = () => {
+  if (request) request.abort();
+  element("again").focus(); // the button that had it is hidden now
+};
 element("split").oninput = () => element("compare").style.setProperty("--split", `${element("split").value}%`);
 element("full").onchange = setFull;
 element("after").onload = setFull;
