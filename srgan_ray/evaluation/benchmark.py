@@ -230,13 +230,14 @@ def _format_part(table: dict[str, dict[str, Measurement]], metrics: list[str]) -
         if not row.keys().isdisjoint(metrics):
             cells = (f"{row[m].value:9.4f} ({row[m].gain_over(bicubic[m]):+6.3f})" if m in row else "" for m in metrics)
             lines.append(f"{name:<{width}}" + "".join(f"  {cell:>17}" for cell in cells))
-    protocol = bicubic[metrics[0]].protocol
-    return [
-        *lines,
-        f"in brackets: gain over bicubic, positive where better; LR by {protocol.degradation}, "
-        f"border {protocol.border_px} px, SR rounded to {protocol.rounding}, {protocol.average}, "
-        f"data {protocol.data_hash}",
-    ]
+    common, *others = (bicubic[metric].protocol for metric in metrics)
+    own = [f"{other.metric}: {other.average}" for other in others if other.average != common.average]
+    own += [f"{one.metric}: model {one.model_hash}" for one in (common, *others) if one.model_hash]
+    protocol = (
+        f"in brackets: gain over bicubic, positive where better; LR by {common.degradation}, "
+        f"border {common.border_px} px, SR rounded to {common.rounding}, {common.average}, data {common.data_hash}"
+    )
+    return [*lines, "; ".join([protocol, *own])]
 
 
 def caption_panels(lr: np.ndarray, outputs: dict[str, np.ndarray], hr: np.ndarray) -> np.ndarray:

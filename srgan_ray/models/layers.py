@@ -10,6 +10,7 @@ from torch.nn.functional import conv2d, leaky_relu, pad, pixel_shuffle, pixel_un
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 ONE_PASS = torch.backends.mkldnn.is_available()  # oneDNN's convolutions, which can end in an activation
+HAS_CUDNN = torch.version.cuda is not None  # and not AMD's MIOpen
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # it comes with PyTorch for GPUs on Linux
 
 
@@ -101,7 +102,7 @@ class ConvLeakyReLU(nn.Module):
 
     def _is_one_call(self, features: Tensor) -> bool:
         if features.device.type == "cuda":
-            return self.slope == 0 and not self.convolution.weight.requires_grad
+            return HAS_CUDNN and self.slope == 0 and not self.convolution.weight.requires_grad
         return features.device.type == "cpu" and ONE_PASS
 
     def _operands(self, features: Tensor) -> list[Tensor | None]:

@@ -73,6 +73,7 @@ def test_diagnostics_stand_beside_bicubic_and_hr(hr_folder: Path) -> None:
     ]
     assert "border 4 px" in lines[3]
     assert "border 0 px" in lines[8]
+    assert lines[8].endswith("; swd: patches of all images")
 
 
 def test_consistency_is_left_out_where_lr_was_given(hr_folder: Path) -> None:
@@ -90,7 +91,9 @@ def test_niqe_is_a_column_where_its_model_is_given(generator_file: str, tmp_path
     config = EvaluateConfig(str(tmp_path / "hr"), **files)
     figures = evaluate(config)["figures"]
     assert figures["HR"]["niqe"] < figures["bicubic"]["niqe"]
-    hr_line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("HR"))
+    printed = capsys.readouterr().err.splitlines()
+    hr_line = next(line for line in printed if line.startswith("HR"))
+    assert any(line.endswith(f"; niqe: model {load_pristine_model(str(model)).hash}") for line in printed)
     assert f"(+{figures['bicubic']['niqe'] - figures['HR']['niqe']:.2f}" in hr_line
     protocol = json.loads((tmp_path / "f.json").read_text())["figures"]["HR"]["niqe"]["protocol"]
     assert (protocol["metric"], protocol["colour"], protocol["border_px"]) == ("niqe", "y", 4)
