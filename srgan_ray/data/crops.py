@@ -149,11 +149,6 @@ def steps_of_crops(step: int, repeat: int, config: CropConfig) -> range:
     return range(step, step + (config.crops_per_photograph - repeat) * apart, apart)
 
 
-def rows_of_step(step: int, stream: Stream, config: CropConfig) -> list[int]:
-    """The row for each slot of the global batch of `step` (from 1)."""
-    return [stream.row(draw(step, slot, config).position) for slot in range(config.batch_size)]
-
-
 def reach(step: int, config: CropConfig) -> range:
     """Positions that hold all that the slots of `step` draw; both its ends never move back from step to step."""
     repeats = config.crops_per_photograph

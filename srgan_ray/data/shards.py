@@ -11,9 +11,9 @@ there needs not be made again.
 import dataclasses
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,8 @@ from srgan_ray.data.forensics import Finding
 from srgan_ray.data.manifest import Request, Shard, split_ids
 from srgan_ray.data.sources import Photograph
 from srgan_ray.data.storage import Folder
+
+Item = TypeVar("Item")
 
 ROWS_PER_SHARD = 64
 PIXELS_PER_SHARD = 2**25  # of HR: 64 Stanford Dogs are 12 million; two of 12 megapixels in a shard bound what is read
@@ -165,9 +167,25 @@ def plan_shards(parts: Sequence[Sequence[Finding]], request: Request) -> Plan:
     shards = [
         ShardPlan(f"{split}/{number:05d}.parquet", split, tuple(places[finding.id] for finding in shard))
         for split in ("train", "val")
-        for number, shard in enumerate(_cut([finding for finding in kept_findings if splits[finding.id] == split]))
+        for number, shard in enumerate(
+            _cut_shards([finding for finding in kept_findings if splits[finding.id] == split])
+        )
     ]
     return Plan(splits, shards, rejected, alike)
+
+
+def in_parts(items: Iterable[Item], size: Callable[[Item], int], most: int, most_items: int) -> list[list[Item]]:
+    """The items in their order, in parts of one item at least: of no more than `most` in size together, and of no more
+    than so many."""
+    parts: list[list[Item]] = []
+    total = 0
+    for item in items:
+        total += size(item)
+        if not parts or len(parts[-1]) == most_items or total > most:
+            parts.append([])
+            total = size(item)
+        parts[-1].append(item)
+    return parts
 
 
 def write_shard(folder: Folder, plan: ShardPlan, part_paths: Sequence[str], request: Request) -> Shard:
@@ -183,17 +201,8 @@ def write_shard(folder: Folder, plan: ShardPlan, part_paths: Sequence[str], requ
     return Shard(plan.path, plan.split, len(plan.places), num_pixels, len(content), sha256)
 
 
-def _cut(findings: list[Finding]) -> list[list[Finding]]:
-    """The photographs of a split in shards of up to ROWS_PER_SHARD and PIXELS_PER_SHARD, one at least."""
-    shards: list[list[Finding]] = []
-    num_pixels = 0
-    for finding in findings:
-        num_pixels += finding.height * finding.width
-        if not shards or len(shards[-1]) == ROWS_PER_SHARD or num_pixels > PIXELS_PER_SHARD:
-            shards.append([])
-            num_pixels = finding.height * finding.width
-        shards[-1].append(finding)
-    return shards
+def _cut_shards(findings: list[Finding]) -> list[list[Finding]]:
+    return in_parts(findings, lambda finding: finding.height * finding.width, PIXELS_PER_SHARD, ROWS_PER_SHARD)
 
 
 def _collect(folder: Folder, plan: ShardPlan, part_paths: Sequence[str], request: Request) -> pa.Table:

@@ -39,7 +39,7 @@ from srgan_ray.data.manifest import (
 )
 from srgan_ray.data.report import render_report
 from srgan_ray.data.shard_set import REQUESTS_AT_ONCE
-from srgan_ray.data.shards import Plan, plan_shards, read_findings, write_part, write_shard
+from srgan_ray.data.shards import Plan, in_parts, plan_shards, read_findings, write_part, write_shard
 from srgan_ray.data.sources import Photograph
 from srgan_ray.data.storage import ASIDE, LOCK, Folder
 from srgan_ray.on_ray.cluster import total_cpus
@@ -62,7 +62,7 @@ def prepare(photographs: list[Photograph], request: Request, folder: Folder) -> 
     A finished set that is there is replaced. Raises InputError for too few usable photographs, for a photograph that
     changes meanwhile, and where the folder cannot be written to.
     """
-    chunks = _cut(photographs)
+    chunks = in_parts(photographs, lambda photograph: photograph.size, PART_BYTES, MAX_PART_PHOTOGRAPHS)
     key = _make_key(photographs, request)
     paths = [f"{PARTS}/{key}/{number:06d}.parquet" for number in range(len(chunks))]
     there = _keep_only(folder, key)
@@ -86,19 +86,6 @@ def prepare(photographs: list[Photograph], request: Request, folder: Folder) -> 
     write_manifest(folder, manifest)
     delete_parts(folder)
     return summarize(folder, manifest)
-
-
-def _cut(photographs: list[Photograph]) -> list[list[Photograph]]:
-    """The photographs in parts of up to PART_BYTES and MAX_PART_PHOTOGRAPHS, in their order."""
-    chunks: list[list[Photograph]] = [[]]
-    size = 0
-    for photograph in photographs:
-        if chunks[-1] and (size + photograph.size > PART_BYTES or len(chunks[-1]) == MAX_PART_PHOTOGRAPHS):
-            chunks.append([])
-            size = 0
-        chunks[-1].append(photograph)
-        size += photograph.size
-    return chunks
 
 
 def _make_key(photographs: list[Photograph], request: Request) -> str:

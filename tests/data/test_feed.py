@@ -12,7 +12,7 @@ import torch
 
 from fakes import make_shards, make_small_shards
 from srgan_ray.data import crops, feed, images
-from srgan_ray.data.crops import DISTANCE, CropConfig, Stream, cut, draw, draw_crop, reach, rows_of_step
+from srgan_ray.data.crops import DISTANCE, CropConfig, Stream, cut, draw, draw_crop, reach
 from srgan_ray.data.degrade import DEGRADATIONS
 from srgan_ray.data.feed import Feed, check_feed
 from srgan_ray.data.manifest import Request
@@ -36,6 +36,11 @@ def many_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = make_small_shards(folder, 30, (64, 72), rows_per_shard=4, rows_per_group=3)
     assert len(manifest.shards) > 5
     return folder
+
+
+def rows_of_step(step: int, stream: Stream, config: CropConfig) -> list[int]:
+    """The row for each slot of the global batch of `step` (from 1)."""
+    return [stream.row(draw(step, slot, config).position) for slot in range(config.batch_size)]
 
 
 @pytest.mark.parametrize("sizes", SHARD_SIZES)
